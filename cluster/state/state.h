@@ -1,0 +1,227 @@
+// The replicated state machine: agents, tasks, nodes, and the outcomes of recent commands.
+// Pure: no I/O, clock, randomness, threads or globals. Equal command sequences give equal
+// states, hashes and snapshots on every replica (P12).
+//
+// Single-threaded, except that nl_state_snapshot_write may run on another thread while
+// commands are applied (copy on write, see snapshot functions below).
+#ifndef NODELINK_CLUSTER_STATE_STATE_H
+#define NODELINK_CLUSTER_STATE_STATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <nodelink/v1/command.pb-c.h>
+
+struct nl_state;
+
+// ---- records (read-only outside the state machine) --------------------------
+
+// PENDING -> DISPATCHED -> RUNNING -> COMPLETED | FAILED | TIMED_OUT | CANCELLED.
+//
+// A task is DISPATCHED when it is assigned to a connected agent's current epoch: only from
+// then on may the owner of that epoch send it. So PENDING means "was never sent", and a cancel
+// of a PENDING task is final at once. UNKNOWN: the agent is unreachable, the task may run.
+// The numbers are those of control.proto's TaskState and are stored in snapshots.
+enum nl_task_state {
+    NL_TASK_PENDING = 1,
+    NL_TASK_DISPATCHED = 2,
+    NL_TASK_RUNNING = 3,
+    NL_TASK_UNKNOWN = 4,
+    NL_TASK_COMPLETED = 5,  // exit code 0
+    NL_TASK_FAILED = 6,     // another exit code, a signal, not started, agent lost; see reason
+    NL_TASK_TIMED_OUT = 7,
+    NL_TASK_CANCELLED = 8,
+};
+
+// Numbers of control.proto's AgentConnection.
+enum nl_agent_connection {
+    NL_AGENT_NEVER_CONNECTED = 1,
+    NL_AGENT_CONNECTED = 2,
+    NL_AGENT_DISCONNECTED = 3,
+    NL_AGENT_UNREACHABLE = 4,
+    NL_AGENT_LOST = 5,
+};
+
+#define NL_STATE_ID_MAX 128       // bytes of an agent or task id
+#define NL_STATE_TOKENS_MAX 2     // valid tokens of one agent
+#define NL_STATE_HASH_LEN 16
+
+struct nl_task {
+    char *id;
+    Nodelink__V1__TaskSpec *spec;
+    uint8_t spec_sha256[32];      // of the canonical encoding of spec
+    enum nl_task_state state;
+    uint32_t attempt;
+    uint64_t order;               // among the tasks of its agent, rising
+    uint64_t epoch;               // dispatched under this epoch of the agent; 0: not yet
+    bool cancel_requested;
+    char *cancel_reason;          // or NULL
+    uint64_t created_ms, dispatched_ms, started_ms, finished_ms;  // state time; 0: not yet
+    uint64_t version;             // 1 at creation, +1 with each change
+    char *reason;                 // why it is in this state, for a person; or NULL
+    Nodelink__V1__TaskResult *result;  // or NULL
+    uint32_t late_results;
+    int32_t pid;
+};
+
+struct nl_agent {
+    char *id;
+    uint8_t token_sha256[NL_STATE_TOKENS_MAX][32];
+    uint32_t tokens;
+    uint64_t epoch;               // 0: never registered; +1 with each registration (P7)
+    enum nl_agent_connection connection;
+    uint64_t owner;               // node id while CONNECTED, else 0
+    uint64_t owner_boot;
+    char *version, *boot_id, *journal_id, *address, *hostname;  // or NULL
+    Nodelink__V1__Label **labels;
+    size_t n_labels;
+    uint32_t capacity;
+    bool extended;                // speaks the extensions: has a journal, can resume
+    uint64_t created_ms, connected_ms, disconnected_ms;
+    char *disconnect_reason;      // or NULL
+    uint64_t next_order;
+    uint64_t tasks_submitted, tasks_finished;
+    uint32_t tasks_active;        // not terminal; derived
+};
+
+struct nl_node {
+    uint64_t id;
+    char *name, *grpc_address, *version;
+    uint64_t boot;
+    bool up;
+    uint64_t changed_ms;
+};
+
+bool nl_task_is_terminal(enum nl_task_state state);
+const char *nl_task_state_name(enum nl_task_state state);          // "running"
+const char *nl_agent_connection_name(enum nl_agent_connection c);  // "connected"
+
+// ---- life ------------------------------------------------------------------
+
+struct nl_state_limits {
+    uint32_t tasks_per_agent_active_max;  // not terminal; 0: 10000
+    uint32_t agents_max;                  // 0: 100000
+    uint32_t outcomes_per_proposer_max;   // window of de-duplication; 0: 65536
+};
+
+// The limits are part of the state machine: equal on all replicas. NL_ENOMEM.
+int nl_state_new(const struct nl_state_limits *limits, struct nl_state **ret);
+void nl_state_free(struct nl_state *state);  // NULL is allowed
+
+// ---- apply -----------------------------------------------------------------
+
+// What became of a command. A refusal changes nothing but the de-duplication table.
+enum nl_outcome_code {
+    NL_OUTCOME_OK = 1,
+    NL_OUTCOME_EXISTED = 2,         // submit: same id, same spec (P8); value: state
+    NL_OUTCOME_CONFLICT = 3,        // submit: same id, another spec
+    NL_OUTCOME_NO_AGENT = 4,        // no such agent
+    NL_OUTCOME_NO_TASK = 5,
+    NL_OUTCOME_AGENT_OFFLINE = 6,   // submit: not connected, beyond its grace, and no wait asked
+    NL_OUTCOME_LIMIT = 7,           // too many active tasks of the agent, or too many agents
+    NL_OUTCOME_BAD_TOKEN = 8,       // register: token unknown or revoked
+    NL_OUTCOME_STALE = 9,           // epoch, boot or attempt is older than the current one
+    NL_OUTCOME_LATE = 10,           // finish: the task is terminal already; kept as late (P3)
+    NL_OUTCOME_TOO_LATE = 11,       // cancel: the task is terminal; value: state
+    NL_OUTCOME_CANCEL_REQUESTED = 12,  // cancel: the agent decides
+    NL_OUTCOME_INVALID = 13,        // decodable but not valid (bad id, oneof missing, ...)
+    NL_OUTCOME_NOTHING = 14,        // conditional command whose condition no longer holds
+    NL_OUTCOME_STALE_BOOT = 15,     // command of an earlier boot of its proposer
+};
+const char *nl_outcome_name(enum nl_outcome_code code);
+
+struct nl_outcome {
+    enum nl_outcome_code code;
+    uint64_t value;  // register: the epoch; submit, cancel: task state; prune: how many; else 0
+};
+
+enum nl_effect_kind {
+    NL_EFFECT_OUTCOME,  // of the command (also, again, when a duplicate applies)
+    NL_EFFECT_TASK,     // created or changed
+    NL_EFFECT_TASK_PRUNED,
+    NL_EFFECT_AGENT,    // created or changed
+    NL_EFFECT_NODE,
+};
+
+struct nl_effect {
+    enum nl_effect_kind kind;
+    uint64_t index;
+    // NL_EFFECT_OUTCOME
+    uint64_t proposer, boot, sequence;
+    struct nl_outcome outcome;
+    bool duplicate;
+    // the others; borrowed, valid during the call
+    const struct nl_task *task;
+    enum nl_task_state old_state;  // 0: created now
+    const struct nl_agent *agent;
+    enum nl_agent_connection old_connection;
+    const struct nl_node *node;
+};
+
+// Called during apply, in order; must not change the state.
+typedef void (*nl_effect_cb)(void *user, const struct nl_effect *effect);
+
+// Applies one encoded Command of the log entry at `index` (an entry holds many commands, all
+// applied with its index). NL_OK in every case of the domain. NL_ECORRUPT (can't be decoded)
+// and NL_ENOMEM must stop the node: the state may be half changed then.
+int nl_state_apply(struct nl_state *state, uint64_t index, const uint8_t *command, size_t len,
+                   nl_effect_cb effect, void *user);
+// Highest index given to apply or restored.
+uint64_t nl_state_index(const struct nl_state *state);
+// Entries without commands (raft barriers, configuration) move the index too.
+void nl_state_set_index(struct nl_state *state, uint64_t index);
+uint64_t nl_state_clock_ms(const struct nl_state *state);
+
+// ---- queries ---------------------------------------------------------------
+
+const struct nl_task *nl_state_task(const struct nl_state *state, const char *task_id);
+const struct nl_agent *nl_state_agent(const struct nl_state *state, const char *agent_id);
+const struct nl_node *nl_state_node(const struct nl_state *state, uint64_t node_id);
+
+// The agent's tasks that are not terminal, by order. NULL begins / ends.
+const struct nl_task *nl_state_agent_task_next(const struct nl_state *state,
+                                               const struct nl_agent *agent,
+                                               const struct nl_task *after);
+// All tasks, newest first (by created_ms, then id). To resume after a task that was pruned in
+// between, nl_state_task_older gives the first task that sorts after (created_ms, id).
+const struct nl_task *nl_state_task_next_older(const struct nl_state *state,
+                                               const struct nl_task *after);
+const struct nl_task *nl_state_task_older(const struct nl_state *state, uint64_t created_ms,
+                                          const char *id);
+// Agents by id; the first one after `after_id` (NULL or "": the first).
+const struct nl_agent *nl_state_agent_next(const struct nl_state *state, const char *after_id);
+const struct nl_node *nl_state_node_next(const struct nl_state *state, uint64_t after_id);
+
+struct nl_state_counts {
+    uint64_t tasks[9];    // by enum nl_task_state
+    uint64_t agents[6];   // by enum nl_agent_connection
+    uint64_t tasks_total, agents_total, tasks_terminal;
+};
+void nl_state_counts(const struct nl_state *state, struct nl_state_counts *ret);  // O(1)
+// finished_ms of the oldest terminal task (0: none): tells the leader whether to prune.
+uint64_t nl_state_oldest_finished_ms(const struct nl_state *state);
+
+// ---- hash, check, snapshot --------------------------------------------------
+
+// 16 bytes over everything that is replicated; kept incrementally, O(1).
+void nl_state_hash(const struct nl_state *state, uint8_t out[NL_STATE_HASH_LEN]);
+// All invariants, O(n), and the incremental hash against one computed anew. NL_OK or
+// NL_ECORRUPT with a sentence in `why`.
+int nl_state_check(const struct nl_state *state, char *why, size_t why_size);
+
+// A snapshot is taken in three steps: begin on the owner's thread (fast: it freezes a view,
+// no copy of the records), write on any thread (sorts and encodes), end on the owner's
+// thread. Apply may go on in between; one snapshot at a time. Canonical: equal states give
+// equal bytes.
+struct nl_state_snapshot;
+int nl_state_snapshot_begin(struct nl_state *state, struct nl_state_snapshot **ret);
+// *ret is owned (malloc).
+int nl_state_snapshot_write(struct nl_state_snapshot *snapshot, uint8_t **ret, size_t *ret_len);
+void nl_state_snapshot_end(struct nl_state *state, struct nl_state_snapshot *snapshot);
+
+// Replaces the whole state. On failure (NL_ECORRUPT: bytes, version or hash; NL_ENOMEM) the
+// state is unchanged. Not while a snapshot is being taken.
+int nl_state_restore(struct nl_state *state, const uint8_t *data, size_t len);
+
+#endif
