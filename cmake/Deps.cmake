@@ -43,7 +43,7 @@ if(EXISTS ${NL_RAFT_PREFIX}/stamp)
     target_link_libraries(nl_dep_raft INTERFACE ${NL_RAFT_PREFIX}/lib/libraft.a nl::uv nl::lz4)
     add_library(nl::raft ALIAS nl_dep_raft)
 else()
-    message(WARNING "Missing: ${NL_RAFT_PREFIX}. Run scripts/bootstrap, then configure again.")
+    message(FATAL_ERROR "Missing: ${NL_RAFT_PREFIX}. Run scripts/bootstrap, then configure again.")
 endif()
 
 find_program(NL_PROTOC_C protoc-c)
