@@ -9,7 +9,7 @@ struct nl_buf {
     uint8_t *data;  // owned; NULL while empty
     size_t len;
     size_t cap;
-    size_t limit;   // len never exceeds it; 0: no limit
+    size_t limit;  // len never exceeds it; 0: no limit
 };
 
 void nl_buf_init(struct nl_buf *b, size_t limit);

@@ -2,8 +2,10 @@
 // the file beats the default. One table describes a program's settings; parsing, --help,
 // validation and error texts come from it.
 //
-// File: `key = value` lines, `#` comments, UTF-8, keys once each (lists: values
-// separated by commas). Errors name file, line and key.
+// File: `key = value` lines, `#` comments (at the line's start or after a blank), UTF-8, keys
+// once each (lists: values separated by commas). Errors name file, line and key. A list flag
+// given more than once adds up; an empty environment variable counts as not set. The flag
+// --config is accepted and skipped when the table does not have it (nl_config_file_arg).
 #ifndef NODELINK_COMMON_BASE_CONFIG_H
 #define NODELINK_COMMON_BASE_CONFIG_H
 
@@ -26,7 +28,7 @@ struct nl_config_list {
 };
 
 struct nl_config_key {
-    const char *key;       // "grpc-address": flag --grpc-address, file grpc-address
+    const char *key;  // "grpc-address": flag --grpc-address, file grpc-address
     enum nl_config_type type;
     size_t offset;         // of the field in the settings struct
     const char *fallback;  // text form of the default, NULL: unset

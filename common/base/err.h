@@ -6,10 +6,10 @@
 
 enum nl_err {
     NL_OK = 0,
-    NL_ENOMEM = -1,      // no memory, or over a memory cap
-    NL_EINVAL = -2,      // the caller's or the peer's input is wrong
-    NL_EIO = -3,         // disk or file error
-    NL_ECORRUPT = -4,    // stored or received data can't be what was written
+    NL_ENOMEM = -1,    // no memory, or over a memory cap
+    NL_EINVAL = -2,    // the caller's or the peer's input is wrong
+    NL_EIO = -3,       // disk or file error
+    NL_ECORRUPT = -4,  // stored or received data can't be what was written
     NL_ENOTFOUND = -5,
     NL_EEXIST = -6,
     NL_EFULL = -7,       // a queue, a disk or a limit is full; nothing was done
@@ -24,8 +24,8 @@ enum nl_err {
     NL_ETOOBIG = -16,    // over a size limit
     NL_EBUSY = -17,      // somebody else holds it (port, lock, directory)
     NL_EPERM = -18,
-    NL_EVERSION = -19,   // written by another, incompatible version
-    NL_EGAP = -20,       // bytes asked for are gone
+    NL_EVERSION = -19,  // written by another, incompatible version
+    NL_EGAP = -20,      // bytes asked for are gone
 };
 
 // Short text for a person, never NULL.

@@ -10,6 +10,8 @@
 
 #ifdef NL_FAILPOINTS
 bool nl_failpoint_hit(const char *name);
+// Replaces what the environment said (tests). NL_EINVAL: malformed, nothing changed.
+int nl_failpoint_set(const char *spec);
 #define NL_FAILPOINT(name) nl_failpoint_hit(name)
 #else
 #define NL_FAILPOINT(name) (false)
