@@ -7,13 +7,13 @@
 #ifndef NODELINK_AGENT_SUPERVISOR_CLIENT_H
 #define NODELINK_AGENT_SUPERVISOR_CLIENT_H
 
+#include <nodelink/v1/supervisor.pb-c.h>
 #include <protobuf-c/protobuf-c.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 #include "common/base/buf.h"
-#include "nodelink/v1/supervisor.pb-c.h"
 
 // Payload limit of a frame, both ways: a SupRun carries argv and environment of one task.
 #define NL_SUP_FRAME_BYTES_MAX (1024u * 1024u)

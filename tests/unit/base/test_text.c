@@ -6,7 +6,9 @@
 #include <string.h>
 // cmocka needs the four above first
 #include <cmocka.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/base/err.h"
@@ -67,6 +69,29 @@ static void ids(void **state) {
     assert_false(nl_text_id_ok(NULL));
 }
 
+static void read_shell(char *command, char *got, size_t size) {
+    int fds[2];
+    pid_t pid;
+    posix_spawn_file_actions_t actions;
+    char *const argv[] = {"sh", "-c", command, NULL};
+    assert_int_equal(pipe(fds), 0);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fds[1], STDOUT_FILENO);
+    posix_spawn_file_actions_addclose(&actions, fds[0]);
+    posix_spawn_file_actions_addclose(&actions, fds[1]);
+    assert_int_equal(posix_spawn(&pid, "/bin/sh", &actions, NULL, argv, environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(fds[1]);
+    size_t len = 0;
+    for (ssize_t n = 1; n > 0 && len < size - 1; len += (size_t)n) {
+        n = read(fds[0], got + len, size - 1 - len);
+        assert_true(n >= 0);
+    }
+    got[len] = '\0';
+    close(fds[0]);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
 // What a shell makes of the joined text is the argv again.
 static void join_through_a_shell(void **state) {
     (void)state;
@@ -75,14 +100,9 @@ static void join_through_a_shell(void **state) {
     size_t n = sizeof argv / sizeof argv[0];
     char *joined = nl_text_shell_join(argv, n);
     assert_non_null(joined);
-    char command[1024];
+    char command[1024], got[1024];
     snprintf(command, sizeof command, "for a in %s; do printf '%%s\\001' \"$a\"; done", joined);
-    FILE *f = popen(command, "r");
-    assert_non_null(f);
-    char got[1024];
-    size_t len = fread(got, 1, sizeof got - 1, f);
-    got[len] = '\0';
-    pclose(f);
+    read_shell(command, got, sizeof got);
     char want[1024];
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
