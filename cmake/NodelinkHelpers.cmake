@@ -72,9 +72,11 @@ function(nl_test name)
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 60)
     endif()
+    # ENV as one quoted list is as good as several arguments.
+    string(REPLACE "\\;" ";" env "${NL_TEST_ENV};${arg_ENV}")
     add_test(NAME ${name} COMMAND ${arg_COMMAND})
     set_tests_properties(${name} PROPERTIES
-        TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}" ENVIRONMENT "${NL_TEST_ENV};${arg_ENV}")
+        TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}" ENVIRONMENT "${env}")
 endfunction()
 
 function(nl_unit_test name)
