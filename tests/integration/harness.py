@@ -45,12 +45,14 @@ def stubs():
     """Generated modules of control.proto and its imports: (control_pb2, control_pb2_grpc, ...)."""
     if not hasattr(stubs, "modules"):
         from grpc_tools import protoc
+
         out = tempfile.mkdtemp(prefix="nl-stubs-")
         names = ["task", "command", "control", "peer"]
         args = ["protoc", f"-I{ROOT / 'proto'}", f"--python_out={out}", f"--grpc_python_out={out}"]
         assert protoc.main(args + [f"nodelink/v1/{n}.proto" for n in names]) == 0
         sys.path.insert(0, out)
         import importlib
+
         stubs.modules = {}
         for n in names:
             stubs.modules[n] = importlib.import_module(f"nodelink.v1.{n}_pb2")
@@ -136,8 +138,14 @@ class Cluster:
 
     def sanitizer_reports(self):
         """Lines that no healthy run prints: sanitizer findings, assertions."""
-        bad = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:", "WARNING: ThreadSanitizer",
-               "Assertion `", "assertion failed")
+        bad = (
+            "ERROR: AddressSanitizer",
+            "ERROR: LeakSanitizer",
+            "runtime error:",
+            "WARNING: ThreadSanitizer",
+            "Assertion `",
+            "assertion failed",
+        )
         found = ""
         for path in self.log_files():
             text = path.read_text(errors="replace")
@@ -148,9 +156,14 @@ class Cluster:
     # ---- nodelink, the command line
 
     def nl(self, *args, timeout=60, input=None, text=True, env=None):
-        return subprocess.run([BIN / "nodelink", *map(str, args)], env=dict(self.env, **(env or {})),
-                              capture_output=True, text=text, timeout=timeout * SLOW,
-                              **({"input": input} if input is not None else {"stdin": subprocess.DEVNULL}))
+        return subprocess.run(
+            [BIN / "nodelink", *map(str, args)],
+            env=dict(self.env, **(env or {})),
+            capture_output=True,
+            text=text,
+            timeout=timeout * SLOW,
+            **({"input": input} if input is not None else {"stdin": subprocess.DEVNULL}),
+        )
 
     def local(self, *args, timeout=60):
         return self.nl("local", *args, "--dir", self.dir, timeout=timeout)
@@ -161,8 +174,14 @@ class Cluster:
         return json.loads(r.stdout)
 
     def spawn(self, *args, **kw):
-        return subprocess.Popen([BIN / "nodelink", *map(str, args)], env=self.env, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)
+        return subprocess.Popen(
+            [BIN / "nodelink", *map(str, args)],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **kw,
+        )
 
     def submit(self, agent, *command, addr=None, options=()):
         args = ["run", agent, "--detach", *options]
@@ -180,6 +199,7 @@ class Cluster:
             r = self.nl("task", "show", task_id, "-o", "json")
             if r.returncode == 0 and (t := json.loads(r.stdout))["state"] in states:
                 return t
+
         return wait_for(f"task {task_id} in {states}", ended, seconds, every=0.1)
 
     # ---- the parts
@@ -206,14 +226,17 @@ class Cluster:
         def known():
             s = self.status()
             return s["leader"] if s["leader"] else None
+
         return wait_for("a leader", known)
 
     def owner(self, agent_id):
         """Name of the node that holds the agent's stream."""
+
         def connected():
             r = self.nl("agent", "show", agent_id, "-o", "json")
             a = json.loads(r.stdout) if r.returncode == 0 else {}
             return a["node"] if a.get("state") == "connected" else None
+
         return wait_for(f"{agent_id} connected", connected)
 
     def kill(self, name, *flags):
@@ -230,8 +253,12 @@ class Cluster:
         def healthy():
             if self.nl("status", "-o", "json").returncode != 0:
                 return False
-            return all(self.nl("agent", "show", a, "-o", "json").returncode == 0
-                       and self.json("agent", "show", a)["state"] == "connected" for a in agents)
+            return all(
+                self.nl("agent", "show", a, "-o", "json").returncode == 0
+                and self.json("agent", "show", a)["state"] == "connected"
+                for a in agents
+            )
+
         return wait_for("healthy, all agents connected", healthy, seconds, every=0.2)
 
     def verify(self):
@@ -243,7 +270,9 @@ class Cluster:
         """ControlService of one node by python3-grpcio, with the credential."""
         m = stubs()
         token = self.env["NODELINK_TOKEN"] if token is None else token
-        channel = grpc.insecure_channel(self.addr(name), options=[("grpc.max_send_message_length", -1)])
+        channel = grpc.insecure_channel(
+            self.addr(name), options=[("grpc.max_send_message_length", -1)]
+        )
         return Control(m["control_grpc"].ControlServiceStub(channel), token), channel
 
 
@@ -256,15 +285,21 @@ class Control:
 
     def __getattr__(self, method):
         call = getattr(self._stub, method)
-        return lambda request, timeout=15: call(request, timeout=timeout * SLOW, metadata=self._metadata)
+        return lambda request, timeout=15: call(
+            request, timeout=timeout * SLOW, metadata=self._metadata
+        )
 
 
 class JsonProcess:
     """A helper program that speaks JSON lines (stock/agent.py, stock/server.py)."""
 
     def __init__(self, script, *args):
-        self.process = subprocess.Popen(["/usr/bin/python3", HERE / "stock" / script, *map(str, args)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            ["/usr/bin/python3", HERE / "stock" / script, *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.events = []
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -279,8 +314,11 @@ class JsonProcess:
 
     def wait(self, seconds=20, **fields):
         def found():
-            return next((e for e in list(self.events)
-                         if all(e.get(k) == v for k, v in fields.items())), None)
+            return next(
+                (e for e in list(self.events) if all(e.get(k) == v for k, v in fields.items())),
+                None,
+            )
+
         try:
             return wait_for(f"event {fields}", found, seconds)
         except Timeout as e:

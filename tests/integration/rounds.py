@@ -16,7 +16,11 @@ import grpc
 
 from harness import SLOW, TERMINAL, Cluster, Evidence, new_id, sha256, stubs, wait_for
 
-AMBIGUOUS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+AMBIGUOUS = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 def output_of(task):
@@ -57,7 +61,9 @@ class Round:
         for i, task in enumerate(self.ids):
             if i == kill_at:
                 self.cluster.kill(victim)
-            t = threading.Thread(target=self.submit, args=(task, self.rng.choice(names), self.rng.choice(agents)))
+            t = threading.Thread(
+                target=self.submit, args=(task, self.rng.choice(names), self.rng.choice(agents))
+            )
             t.start()
             threads.append(t)
             time.sleep(0.01)  # the rate of submits, not a wait
@@ -82,6 +88,7 @@ class Round:
         def ended(task):
             t = get(clients["n1"][0], task)
             return t is None or names(t.state)[5:].lower() in TERMINAL
+
         existing = set()
         for task in self.ids:
             wait_for(f"{task} ended", lambda: ended(task), 90)
@@ -93,7 +100,10 @@ class Round:
                 continue
             assert task not in self.failed, f"said failed, but exists: {task}"
             existing.add(task)
-            states = {n: (t.state, t.result.exit_code, t.result.stdout_sha256, t.version) for n, t in seen.items()}
+            states = {
+                n: (t.state, t.result.exit_code, t.result.stdout_sha256, t.version)
+                for n, t in seen.items()
+            }
             assert len(set(states.values())) == 1, f"{task}: nodes differ: {states}"
             assert first.state == control.TASK_COMPLETED, f"{task}: {first}"
             want = output_of(task).encode()
@@ -120,8 +130,11 @@ def rounds(cluster, count, tasks, seed):
         r.check()
         for k in total:
             total[k] += len(getattr(r, k))
-        print(f"round {i + 1}/{count}: killed {victim}, acknowledged {len(r.acknowledged)}, "
-              f"failed {len(r.failed)}, unknown {len(r.unknown)}, {time.monotonic() - began:.1f} s", flush=True)
+        print(
+            f"round {i + 1}/{count}: killed {victim}, acknowledged {len(r.acknowledged)}, "
+            f"failed {len(r.failed)}, unknown {len(r.unknown)}, {time.monotonic() - began:.1f} s",
+            flush=True,
+        )
     return total
 
 

@@ -31,9 +31,13 @@ def spec(agent="a1", cmd="true", **kw):
 def test_unknown_agent_is_not_found_and_nothing_is_stored(shared, control):
     client, _ = shared.stub("n1")
     task = new_id()
-    code, text = code_of(lambda: client.SubmitTask(control.SubmitTaskRequest(task_id=task, spec=spec("nobody"))))
+    code, text = code_of(
+        lambda: client.SubmitTask(control.SubmitTaskRequest(task_id=task, spec=spec("nobody")))
+    )
     assert code == CODE.NOT_FOUND and "nobody" in text
-    assert code_of(lambda: client.GetTask(control.GetTaskRequest(task_id=task)))[0] == CODE.NOT_FOUND
+    assert (
+        code_of(lambda: client.GetTask(control.GetTaskRequest(task_id=task)))[0] == CODE.NOT_FOUND
+    )
     r = shared.nl("run", "nobody", "--", "true")
     assert r.returncode == 126 and "nobody" in r.stderr
 
@@ -69,30 +73,59 @@ def test_peer_service_needs_its_credential(shared):
         assert e.value.code() == CODE.UNAUTHENTICATED
 
 
-@pytest.mark.parametrize("bad", [
-    dict(task_id="-x"), dict(task_id="a/b"), dict(task_id="../../etc"), dict(task_id="x" * 129), dict(task_id="a b"),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(task_id="-x"),
+        dict(task_id="a/b"),
+        dict(task_id="../../etc"),
+        dict(task_id="x" * 129),
+        dict(task_id="a b"),
+    ],
+)
 def test_bad_ids_are_refused(shared, control, bad):
     client, _ = shared.stub("n2")
-    assert code_of(lambda: client.SubmitTask(control.SubmitTaskRequest(spec=spec(), **bad)))[0] == CODE.INVALID_ARGUMENT
+    assert (
+        code_of(lambda: client.SubmitTask(control.SubmitTaskRequest(spec=spec(), **bad)))[0]
+        == CODE.INVALID_ARGUMENT
+    )
 
 
-@pytest.mark.parametrize("kw", [
-    dict(cmd=""), dict(env=["NOEQUALS"]), dict(env=["=x"]), dict(agent="a/1"), dict(agent=""),
-    dict(cmd="true", working_dir="relative/dir"),
-])
+@pytest.mark.parametrize(
+    "kw",
+    [
+        dict(cmd=""),
+        dict(env=["NOEQUALS"]),
+        dict(env=["=x"]),
+        dict(agent="a/1"),
+        dict(agent=""),
+        dict(cmd="true", working_dir="relative/dir"),
+    ],
+)
 def test_bad_specs_are_refused(shared, control, kw):
     client, _ = shared.stub("n3")
-    assert code_of(lambda: client.SubmitTask(control.SubmitTaskRequest(task_id=new_id(), spec=spec(**kw))))[0] \
+    assert (
+        code_of(
+            lambda: client.SubmitTask(control.SubmitTaskRequest(task_id=new_id(), spec=spec(**kw)))
+        )[0]
         == CODE.INVALID_ARGUMENT
+    )
 
 
 def raw(shared, node, method, data):
     """Calls a method with bytes as they are."""
-    channel = grpc.insecure_channel(shared.addr(node), options=[("grpc.max_send_message_length", -1)])
-    call = channel.unary_unary(method, request_serializer=lambda b: b, response_deserializer=lambda b: b)
+    channel = grpc.insecure_channel(
+        shared.addr(node), options=[("grpc.max_send_message_length", -1)]
+    )
+    call = channel.unary_unary(
+        method, request_serializer=lambda b: b, response_deserializer=lambda b: b
+    )
     try:
-        return call(data, timeout=15, metadata=(("authorization", f"Bearer {shared.env['NODELINK_TOKEN']}"),))
+        return call(
+            data,
+            timeout=15,
+            metadata=(("authorization", f"Bearer {shared.env['NODELINK_TOKEN']}"),),
+        )
     finally:
         channel.close()
 
@@ -101,26 +134,38 @@ SUBMIT = "/nodelink.v1.ControlService/SubmitTask"
 
 
 def test_malformed_message(shared):
-    assert code_of(lambda: raw(shared, "n1", SUBMIT, b"\xff\xff\xff\xff"))[0] == CODE.INVALID_ARGUMENT
+    assert (
+        code_of(lambda: raw(shared, "n1", SUBMIT, b"\xff\xff\xff\xff"))[0] == CODE.INVALID_ARGUMENT
+    )
 
 
 def test_invalid_utf8(shared):
-    assert code_of(lambda: raw(shared, "n1", SUBMIT, b"\x0a\x02\xff\xfe"))[0] == CODE.INVALID_ARGUMENT
+    assert (
+        code_of(lambda: raw(shared, "n1", SUBMIT, b"\x0a\x02\xff\xfe"))[0] == CODE.INVALID_ARGUMENT
+    )
 
 
 def test_oversized_message(shared):
-    code, _ = code_of(lambda: raw(shared, "n1", SUBMIT, b"\x0a" + b"\x80\x80\x80\x08" + b"x" * (16 << 20)))
+    code, _ = code_of(
+        lambda: raw(shared, "n1", SUBMIT, b"\x0a" + b"\x80\x80\x80\x08" + b"x" * (16 << 20))
+    )
     assert code in (CODE.INVALID_ARGUMENT, CODE.RESOURCE_EXHAUSTED)
 
 
 def test_unknown_method(shared):
-    assert code_of(lambda: raw(shared, "n1", "/nodelink.v1.ControlService/Nothing", b""))[0] == CODE.UNIMPLEMENTED
+    assert (
+        code_of(lambda: raw(shared, "n1", "/nodelink.v1.ControlService/Nothing", b""))[0]
+        == CODE.UNIMPLEMENTED
+    )
 
 
 def agent_stream(shared, node, metadata, frames):
     channel = grpc.insecure_channel(shared.addr(node))
-    call = channel.stream_stream("/nodelink.v1.TaskService/StreamTasks",
-                                 request_serializer=lambda b: b, response_deserializer=lambda b: b)
+    call = channel.stream_stream(
+        "/nodelink.v1.TaskService/StreamTasks",
+        request_serializer=lambda b: b,
+        response_deserializer=lambda b: b,
+    )
     try:
         for _ in call(iter(frames), metadata=metadata, timeout=15):
             pass
@@ -136,10 +181,16 @@ def token_of(shared, agent):
         return f.read().strip()
 
 
-@pytest.mark.parametrize("metadata", [
-    (), (("agent_id", "a1"),), (("agent_token", "x"),), (("agent_id", "a1"), ("agent_token", "wrong")),
-    (("agent_id", "nobody"), ("agent_token", "wrong")),
-])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (),
+        (("agent_id", "a1"),),
+        (("agent_token", "x"),),
+        (("agent_id", "a1"), ("agent_token", "wrong")),
+        (("agent_id", "nobody"), ("agent_token", "wrong")),
+    ],
+)
 def test_agent_without_the_right_token(shared, metadata):
     assert agent_stream(shared, "n1", metadata, [])[0] == CODE.UNAUTHENTICATED
 
@@ -163,7 +214,8 @@ def test_garbage_on_an_agents_stream_ends_that_stream_only(shared, tmp_path):
         b"\xff\xff\xff",
         b"\x0a\x02\xff\xfe",
         task.TaskResponse(agent_id="a1", task_id="x").SerializeToString(),  # another agent's name
-        b"\x18\x63" + task.TaskResponse(agent_id="g1", task_id="x").SerializeToString(),  # status 99
+        b"\x18\x63"
+        + task.TaskResponse(agent_id="g1", task_id="x").SerializeToString(),  # status 99
     ]
     for frame in bad:
         code, text = agent_stream(shared, "n1", metadata, [frame])
@@ -177,7 +229,12 @@ def test_garbage_on_the_ports(shared):
     for node in shared.config()["nodes"]:
         for address in (node["grpc"], node["raft"]):
             host, port = address.rsplit(":", 1)
-            for data in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 4096, b"\xff" * 70000, b"PRI * HTTP/2.0\r\n"):
+            for data in (
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"\0" * 4096,
+                b"\xff" * 70000,
+                b"PRI * HTTP/2.0\r\n",
+            ):
                 with socket.create_connection((host, int(port)), timeout=5) as s:
                     try:
                         s.sendall(data)
@@ -202,11 +259,19 @@ def test_nothing_listens(shared):
 def test_revoked_token_closes_the_stream():
     with Cluster(agents=1) as cluster:
         assert cluster.nl("agent", "token", "revoke", "a1").returncode == 0
-        wait_for("disconnected", lambda: cluster.json("agent", "show", "a1")["state"] != "connected")
+        wait_for(
+            "disconnected", lambda: cluster.json("agent", "show", "a1")["state"] != "connected"
+        )
 
 
 def test_usage_errors(shared):
-    for args in (["frobnicate"], ["run"], ["run", "a1"], ["run", "a1", "--timeout", "soon", "--", "true"],
-                 ["task", "show"], ["status", "--no-such-flag"]):
+    for args in (
+        ["frobnicate"],
+        ["run"],
+        ["run", "a1"],
+        ["run", "a1", "--timeout", "soon", "--", "true"],
+        ["task", "show"],
+        ["status", "--no-such-flag"],
+    ):
         r = shared.nl(*args)
         assert r.returncode not in (0,) and r.stderr.strip(), args

@@ -70,8 +70,10 @@ def test_each_node_in_turn(cluster):
     first = p.stdout.readline()
     for name in cluster.names():
         cluster.kill(name)
-        wait_for("the others serve",
-                 lambda: cluster.nl("run", "a2", "--timeout", "20s", "--", "true").returncode == 0)
+        wait_for(
+            "the others serve",
+            lambda: cluster.nl("run", "a2", "--timeout", "20s", "--", "true").returncode == 0,
+        )
         cluster.start(name)
         cluster.wait_healthy()
     out, err = p.communicate(timeout=120 * SLOW)
@@ -87,7 +89,9 @@ def test_all_nodes_at_once(cluster):
     done = [cluster.submit("a1", evidence.command(f"d{i}")) for i in range(5)]
     for t in done:
         cluster.wait_task(t)
-    running = cluster.submit("a2", evidence.command("r", f"while [ ! -e {go} ]; do sleep 0.1; done; echo end"))
+    running = cluster.submit(
+        "a2", evidence.command("r", f"while [ ! -e {go} ]; do sleep 0.1; done; echo end")
+    )
     wait_for("started", lambda: evidence.starts().get("r"))
     pids = processes_with(f"NODELINK_TASK_ID={running}")
     for name in cluster.names():
@@ -116,8 +120,20 @@ def test_no_quorum_is_said(cluster):
     status = cluster.nl("status")
     assert status.returncode == 2, status.stdout
     task = new_id()
-    r = cluster.nl("run", "a1", "--detach", "--task-id", task, "--addr", cluster.addr(survivor), "--timeout", "20s",
-                   "--", "true", timeout=60)
+    r = cluster.nl(
+        "run",
+        "a1",
+        "--detach",
+        "--task-id",
+        task,
+        "--addr",
+        cluster.addr(survivor),
+        "--timeout",
+        "20s",
+        "--",
+        "true",
+        timeout=60,
+    )
     assert r.returncode in (125, 127) and "quorum" in r.stderr, r.stderr
     # The isolated node serves no linearizable read, but a labelled stale one.
     for name in names:
@@ -156,11 +172,17 @@ def test_paused_owner_is_fenced(cluster):
     wait_for("started", lambda: evidence.starts().get("x"))
     assert cluster.local("pause", owner).returncode == 0
     try:
+
         def moved():
             r = cluster.nl("agent", "show", "a1", "--addr", others, "-o", "json")
             import json
-            return r.returncode == 0 and json.loads(r.stdout)["epoch"] > epoch \
+
+            return (
+                r.returncode == 0
+                and json.loads(r.stdout)["epoch"] > epoch
                 and json.loads(r.stdout)["state"] == "connected"
+            )
+
         wait_for("the agent is at another node", moved, 60)
     finally:
         assert cluster.local("resume", owner).returncode == 0
@@ -176,7 +198,9 @@ def test_agent_lost_fails_its_tasks_and_late_results_change_nothing():
     with Cluster(sets=["unreachable-after=1s", "disconnect-grace=3s"]) as cluster:
         evidence = Evidence(cluster.dir)
         go = cluster.dir / "go"
-        task = cluster.submit("a1", evidence.command("x", f"while [ ! -e {go} ]; do sleep 0.1; done"))
+        task = cluster.submit(
+            "a1", evidence.command("x", f"while [ ! -e {go} ]; do sleep 0.1; done")
+        )
         wait_for("running", lambda: cluster.task(task)["state"] == "running")
         cluster.kill("a1")
         wait_for("unknown", lambda: cluster.task(task)["state"] in ("unknown", "failed"))
@@ -184,10 +208,16 @@ def test_agent_lost_fails_its_tasks_and_late_results_change_nothing():
         assert t["state"] == "failed" and "disconnected" in t["reason"]
         go.touch()
         cluster.start("a1")
-        wait_for("late result recorded", lambda: cluster.task(task)["late_results"] >= 1
-                 or not processes_with(f"NODELINK_TASK_ID={task}"))
+        wait_for(
+            "late result recorded",
+            lambda: cluster.task(task)["late_results"] >= 1
+            or not processes_with(f"NODELINK_TASK_ID={task}"),
+        )
         again = cluster.task(task)
-        assert (again["state"], again["finished_ms"], again["reason"]) == \
-            (t["state"], t["finished_ms"], t["reason"])
+        assert (again["state"], again["finished_ms"], again["reason"]) == (
+            t["state"],
+            t["finished_ms"],
+            t["reason"],
+        )
         assert evidence.starts() == {"x": 1}
         assert cluster.nl("run", "a1", "--", "true").returncode == 0

@@ -14,7 +14,9 @@ from harness import SLOW, alive, new_id, processes_with, sha256, wait_for
 @pytest.mark.parametrize("node", ["n1", "n2", "n3"])
 @pytest.mark.parametrize("agent", ["a1", "a2", "a3"])
 def test_runs_through_every_node(shared, node, agent):
-    r = shared.nl("run", agent, "--addr", shared.addr(node), "--", f"echo to-{agent}; echo err >&2; exit 0")
+    r = shared.nl(
+        "run", agent, "--addr", shared.addr(node), "--", f"echo to-{agent}; echo err >&2; exit 0"
+    )
     assert (r.returncode, r.stdout, r.stderr) == (0, f"to-{agent}\n", "err\n")
 
 
@@ -37,8 +39,18 @@ def test_several_arguments_are_executed_as_they_are(shared):
 
 
 def test_env_and_cwd(shared, tmp_path):
-    r = shared.nl("run", "a1", "--env", "X=1 2", "--env", "Y=a=b", "--cwd", tmp_path, "--",
-                  'echo "$X|$Y|$(pwd)|$NODELINK_AGENT_ID"')
+    r = shared.nl(
+        "run",
+        "a1",
+        "--env",
+        "X=1 2",
+        "--env",
+        "Y=a=b",
+        "--cwd",
+        tmp_path,
+        "--",
+        'echo "$X|$Y|$(pwd)|$NODELINK_AGENT_ID"',
+    )
     assert r.stdout == f"1 2|a=b|{tmp_path}|a1\n"
 
 
@@ -54,11 +66,14 @@ def test_cannot_start_says_why(shared):
 def test_output_is_byte_exact(shared):
     """P5: 5 MB of binary without structure; totals and digest of the record agree."""
     task = new_id()
-    command = ["/usr/bin/python3", "-c",
-               "import hashlib,os;"
-               "d=b''.join(hashlib.sha256(b'%d'%i).digest() for i in range(163840));"
-               "os.write(2,b'e'*1000);"
-               "[os.write(1,d[i:i+9999]) for i in range(0,len(d),9999)]"]
+    command = [
+        "/usr/bin/python3",
+        "-c",
+        "import hashlib,os;"
+        "d=b''.join(hashlib.sha256(b'%d'%i).digest() for i in range(163840));"
+        "os.write(2,b'e'*1000);"
+        "[os.write(1,d[i:i+9999]) for i in range(0,len(d),9999)]",
+    ]
     r = shared.nl("run", "a2", "--task-id", task, "--", *command, text=False)
     want = subprocess.run(command, capture_output=True, check=True)
     assert r.stdout == want.stdout and r.stderr == want.stderr
@@ -93,8 +108,10 @@ def test_show_has_the_promised_fields(shared):
     task = new_id()
     shared.nl("run", "a3", "--task-id", task, "--", "echo hi; exit 4")
     t = shared.task(task)
-    for field in ("id agent state exit_code signal attempt stdout_bytes stderr_bytes stdout_sha256 "
-                  "stderr_sha256 created_ms started_ms finished_ms reason").split():
+    for field in (
+        "id agent state exit_code signal attempt stdout_bytes stderr_bytes stdout_sha256 "
+        "stderr_sha256 created_ms started_ms finished_ms reason"
+    ).split():
         assert field in t, field
     assert (t["id"], t["agent"], t["exit_code"], t["attempt"]) == (task, "a3", 4, 1)
     assert t["stdout_bytes"] == 3 and t["stdout_sha256"] == sha256(b"hi\n")
@@ -103,7 +120,9 @@ def test_show_has_the_promised_fields(shared):
     assert {"id", "state", "node", "epoch", "connected_ms"} <= set(a)
     s = shared.status()
     assert {"cluster", "health", "leader", "nodes"} <= set(s) and s["health"] == "healthy"
-    assert {"name", "id", "role", "state", "term", "commit", "applied", "agents"} <= set(s["nodes"][0])
+    assert {"name", "id", "role", "state", "term", "commit", "applied", "agents"} <= set(
+        s["nodes"][0]
+    )
 
 
 def test_timeout_ends_the_tree(shared):
@@ -117,8 +136,12 @@ def test_timeout_ends_the_tree(shared):
 def test_cancel_takes_down_the_whole_tree(shared):
     """P6: children that ignore TERM and double-forked ones included."""
     task = new_id()
-    shared.submit("a1", "sh -c 'trap \"\" TERM; while :; do sleep 1; done' & "
-                  "(setsid sh -c 'sleep 301' &) ; echo up; sleep 302", options=("--task-id", task, "--kill-grace", "1s"))
+    shared.submit(
+        "a1",
+        "sh -c 'trap \"\" TERM; while :; do sleep 1; done' & "
+        "(setsid sh -c 'sleep 301' &) ; echo up; sleep 302",
+        options=("--task-id", task, "--kill-grace", "1s"),
+    )
     wait_for("tree up", lambda: len(processes_with(f"NODELINK_TASK_ID={task}")) >= 4, 15)
     r = shared.nl("task", "cancel", task)
     assert r.returncode == 0, r.stderr
@@ -143,7 +166,9 @@ def test_same_id_same_request_is_one_task(shared, evidence):
     """P8, P2: a repeated submit gives the same task and no second start."""
     task = new_id()
     for name in shared.names() * 2:
-        shared.submit("a1", evidence.command(task), addr=shared.addr(name), options=("--task-id", task))
+        shared.submit(
+            "a1", evidence.command(task), addr=shared.addr(name), options=("--task-id", task)
+        )
     shared.wait_task(task)
     assert evidence.starts() == {task: 1}
     r = shared.nl("run", "a1", "--detach", "--task-id", task, "--", "something else")

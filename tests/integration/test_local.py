@@ -13,7 +13,9 @@ def test_files_and_life():
         assert [n["name"] for n in config["nodes"]] == ["n1", "n2", "n3"]
         assert [a["id"] for a in config["agents"]] == ["a1", "a2"]
         for n in config["nodes"]:
-            assert {"name", "id", "grpc", "raft", "http", "pid", "dir"} <= set(n) and alive(n["pid"])
+            assert {"name", "id", "grpc", "raft", "http", "pid", "dir"} <= set(n) and alive(
+                n["pid"]
+            )
         for a in config["agents"]:
             assert {"id", "pid", "supervisor_pid", "token_file", "dir"} <= set(a)
             assert alive(a["pid"]) and alive(a["supervisor_pid"])
@@ -29,7 +31,9 @@ def test_files_and_life():
         assert open(f"/proc/{c.node('n1')['pid']}/stat").read().rsplit(")", 1)[1].split()[0] == "T"
         assert c.local("resume", "n1").returncode == 0
         c.kill("a1")
-        assert not alive(config["agents"][0]["pid"]) and alive(config["agents"][0]["supervisor_pid"])
+        assert not alive(config["agents"][0]["pid"]) and alive(
+            config["agents"][0]["supervisor_pid"]
+        )
         c.start("a1")
         c.kill("a2", "--supervisor")
         assert not alive(config["agents"][1]["supervisor_pid"])

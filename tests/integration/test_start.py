@@ -13,8 +13,14 @@ from harness import BIN, SLOW, Cluster, wait_for
 
 
 def start(*args, timeout=30, **kw):
-    return subprocess.run([BIN / "nodelinkd", *map(str, args)], capture_output=True, text=True,
-                          timeout=timeout * SLOW, stdin=subprocess.DEVNULL, **kw)
+    return subprocess.run(
+        [BIN / "nodelinkd", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout * SLOW,
+        stdin=subprocess.DEVNULL,
+        **kw,
+    )
 
 
 def config_of(cluster, name):
@@ -46,14 +52,17 @@ def stopped():
         yield c
 
 
-@pytest.mark.parametrize("text,words", [
-    ("no-such-key = 1\n", ["no-such-key", ":1"]),
-    ("node-id = 1\nnode-id = 2\n", ["node-id", ":2"]),
-    ("node-id = x\n", ["node-id", ":1"]),
-    ("heartbeat = fast\n", ["heartbeat", ":1"]),
-    ("just words\n", [":1"]),
-    ("grpc-address = nohost\n", ["grpc-address"]),
-])
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("no-such-key = 1\n", ["no-such-key", ":1"]),
+        ("node-id = 1\nnode-id = 2\n", ["node-id", ":2"]),
+        ("node-id = x\n", ["node-id", ":1"]),
+        ("heartbeat = fast\n", ["heartbeat", ":1"]),
+        ("just words\n", [":1"]),
+        ("grpc-address = nohost\n", ["grpc-address"]),
+    ],
+)
 def test_bad_config(tmp_path, text, words):
     conf = tmp_path / "bad.conf"
     conf.write_text(text)
@@ -84,8 +93,13 @@ def test_port_in_use(stopped, tmp_path):
     used = stopped.addr("n1")
     conf = tmp_path / "n3.conf"
     text = config_of(stopped, "n3").read_text()
-    conf.write_text("\n".join(f"grpc-address = {used}" if l.startswith("grpc-address") else l
-                              for l in text.splitlines()) + "\n")
+    conf.write_text(
+        "\n".join(
+            f"grpc-address = {used}" if l.startswith("grpc-address") else l
+            for l in text.splitlines()
+        )
+        + "\n"
+    )
     before = digest(data_dir(stopped, "n3"))
     r = start("--config", conf)
     assert r.returncode == 1 and used in r.stderr, r.stderr
@@ -98,10 +112,19 @@ def test_another_nodes_directory(stopped, tmp_path):
     shutil.copytree(data_dir(stopped, "n3"), copy)
     conf = tmp_path / "n3.conf"
     text = config_of(stopped, "n3").read_text()
-    conf.write_text("\n".join("node-id = 2" if l.startswith("node-id") else
-                              "node-name = n2" if l.startswith("node-name") else
-                              f"data-dir = {copy}" if l.startswith("data-dir") else l
-                              for l in text.splitlines()) + "\n")
+    conf.write_text(
+        "\n".join(
+            "node-id = 2"
+            if l.startswith("node-id")
+            else "node-name = n2"
+            if l.startswith("node-name")
+            else f"data-dir = {copy}"
+            if l.startswith("data-dir")
+            else l
+            for l in text.splitlines()
+        )
+        + "\n"
+    )
     before = digest(copy)
     r = start("--config", conf)
     assert r.returncode in (1, 2) and r.stderr.strip(), r.stderr
@@ -112,16 +135,27 @@ def test_empty_directory_without_bootstrap(stopped, tmp_path):
     """A wiped node must not vote again under its old id."""
     conf = tmp_path / "n3.conf"
     text = config_of(stopped, "n3").read_text()
-    conf.write_text("\n".join(f"data-dir = {tmp_path / 'new'}" if l.startswith("data-dir") else l
-                              for l in text.splitlines() if not l.startswith("bootstrap")) + "\n")
+    conf.write_text(
+        "\n".join(
+            f"data-dir = {tmp_path / 'new'}" if l.startswith("data-dir") else l
+            for l in text.splitlines()
+            if not l.startswith("bootstrap")
+        )
+        + "\n"
+    )
     r = start("--config", conf)
     assert r.returncode == 1 and "bootstrap" in r.stderr, r.stderr
 
 
 def test_corrupt_log(stopped):
     directory = data_dir(stopped, "n3")
-    segments = sorted(p for p in directory.rglob("*") if p.is_file() and (p.name.startswith("open-")
-                      or "-" in p.name and p.name.replace("-", "").isdigit()) and p.stat().st_size > 4096)
+    segments = sorted(
+        p
+        for p in directory.rglob("*")
+        if p.is_file()
+        and (p.name.startswith("open-") or "-" in p.name and p.name.replace("-", "").isdigit())
+        and p.stat().st_size > 4096
+    )
     assert segments, list(directory.rglob("*"))
     with open(segments[0], "r+b") as f:
         f.seek(48)
@@ -137,7 +171,9 @@ def test_corrupt_log(stopped):
 
 def test_secret_file_open_to_others(stopped, tmp_path):
     text = config_of(stopped, "n3").read_text()
-    path = next(l.split("=", 1)[1].strip() for l in text.splitlines() if l.startswith("cluster-secret-file"))
+    path = next(
+        l.split("=", 1)[1].strip() for l in text.splitlines() if l.startswith("cluster-secret-file")
+    )
     copy = tmp_path / "secret"
     shutil.copy(path, copy)
     copy.chmod(0o644)
@@ -157,7 +193,9 @@ def test_plain_needs_to_be_said(stopped, tmp_path):
 
 
 def test_dev_mode():
-    p = subprocess.Popen([BIN / "nodelinkd", "--dev"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = subprocess.Popen(
+        [BIN / "nodelinkd", "--dev"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         text = ""
         while "NODELINK_TOKEN" not in text or "NODELINK_ADDR" not in text:
@@ -180,7 +218,12 @@ def test_terminate_drains(stopped):
     first = p.stdout.readline()
     os.kill(pid, signal.SIGTERM)
     out, err = p.communicate(timeout=60 * SLOW)
-    assert (first + out).decode() == "".join(f"{i}\n" for i in range(1, 61)) and p.returncode == 0, err
-    wait_for("ended", lambda: not pathlib.Path(f"/proc/{pid}").exists() or
-             open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z")
+    assert (first + out).decode() == "".join(
+        f"{i}\n" for i in range(1, 61)
+    ) and p.returncode == 0, err
+    wait_for(
+        "ended",
+        lambda: not pathlib.Path(f"/proc/{pid}").exists()
+        or open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z",
+    )
     assert stopped.owner("a1") != owner

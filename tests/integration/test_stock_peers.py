@@ -25,22 +25,29 @@ def stock_agent(cluster, node, agent_id, tmp_path):
 
 
 def connected(cluster, agent_id):
-    return wait_for("connected", lambda: cluster.json("agent", "show", agent_id)["state"] == "connected")
+    return wait_for(
+        "connected", lambda: cluster.json("agent", "show", agent_id)["state"] == "connected"
+    )
 
 
 def test_stock_agent_runs_tasks_of_every_node(cluster, tmp_path):
     with stock_agent(cluster, "n1", "s1", tmp_path) as agent:
         connected(cluster, "s1")
         for name in cluster.names():
-            r = cluster.nl("run", "s1", "--addr", cluster.addr(name), "--", "echo out; echo err >&2; exit 5")
+            r = cluster.nl(
+                "run", "s1", "--addr", cluster.addr(name), "--", "echo out; echo err >&2; exit 5"
+            )
             assert (r.returncode, r.stdout, r.stderr) == (5, "out\n", "err\n")
         assert all(e["agent"] == "s1" for e in agent.of(event="request"))
         task = new_id()
         r = cluster.nl("run", "s1", "--task-id", task, "--", "printf", "%s|", "a b", "$x", "it's")
         assert r.stdout == "a b|$x|it's|"  # quoted into the one command string it knows
         t = cluster.task(task)
-        assert (t["state"], t["stdout_bytes"], t["stdout_sha256"]) == \
-            ("completed", len(r.stdout), sha256(r.stdout.encode()))
+        assert (t["state"], t["stdout_bytes"], t["stdout_sha256"]) == (
+            "completed",
+            len(r.stdout),
+            sha256(r.stdout.encode()),
+        )
 
 
 def test_stock_agent_gets_only_what_it_knows(cluster, tmp_path):
@@ -67,9 +74,11 @@ def test_stock_agent_is_never_sent_a_task_twice(tmp_path):
             task = cluster.submit("s1", "sleep 300")
             agent.wait(event="started", task=task)
         with JsonProcess("agent.py", cluster.addr("n2"), "s1", tmp_path / "token") as agent:
-            wait_for("connected again",
-                     lambda: cluster.json("agent", "show", "s1")["epoch"] >= 2
-                     and cluster.json("agent", "show", "s1")["state"] == "connected")
+            wait_for(
+                "connected again",
+                lambda: cluster.json("agent", "show", "s1")["epoch"] >= 2
+                and cluster.json("agent", "show", "s1")["state"] == "connected",
+            )
             other = cluster.submit("s1", "true")
             assert cluster.wait_task(other)["state"] == "completed"
             t = cluster.wait_task(task, seconds=30)
@@ -96,14 +105,26 @@ class OurAgent:
         token.chmod(0o600)
         self.dir = directory
         self.log = open(directory / "agent.log", "ab")
-        self.args = [BIN / "nodelink-agent", "--agent-id", agent_id, "--token-file", token, "--servers", servers,
-                     "--state-dir", directory / "state", "--insecure"]
-        self.process = subprocess.Popen(self.args, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.args = [
+            BIN / "nodelink-agent",
+            "--agent-id",
+            agent_id,
+            "--token-file",
+            token,
+            "--servers",
+            servers,
+            "--state-dir",
+            directory / "state",
+            "--insecure",
+        ]
+        self.process = subprocess.Popen(
+            self.args, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL
+        )
 
     def close(self):
         self.process.kill()
         self.process.wait()
-        pid = (self.dir / "state" / "supervisor.pid")
+        pid = self.dir / "state" / "supervisor.pid"
         if pid.exists():
             subprocess.run(["kill", "-QUIT", pid.read_text().split()[0]], check=False)
         self.log.close()

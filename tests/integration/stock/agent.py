@@ -30,7 +30,8 @@ class Agent:
         self.cancelled = set()
         self.channel = grpc.insecure_channel(address)
         self.stream = rpc.TaskServiceStub(self.channel).StreamTasks(
-            iter(self.out.get, None), metadata=(("agent_id", agent_id), ("agent_token", token)))
+            iter(self.out.get, None), metadata=(("agent_id", agent_id), ("agent_token", token))
+        )
 
     def send(self, **fields):
         self.out.put(pb.TaskResponse(agent_id=self.agent_id, **fields))
@@ -40,26 +41,41 @@ class Agent:
         shell = request.shell_execute
         env = dict(os.environ, **dict(e.split("=", 1) for e in shell.env))
         self.send(task_id=task, status=pb.TaskResponse.IN_PROGRESS)
-        process = subprocess.Popen(["/bin/sh", "-c", shell.cmd], env=env, cwd=shell.working_dir or None,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", shell.cmd],
+            env=env,
+            cwd=shell.working_dir or None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         self.processes[task] = process
         say(event="started", task=task, pid=process.pid)
 
         def pump(pipe, name):
             while data := os.read(pipe.fileno(), 4096):
-                self.send(task_id=task, status=pb.TaskResponse.IN_PROGRESS,
-                          shell_execute=pb.ShellExecuteResponse(**{name: data}))
+                self.send(
+                    task_id=task,
+                    status=pb.TaskResponse.IN_PROGRESS,
+                    shell_execute=pb.ShellExecuteResponse(**{name: data}),
+                )
 
-        pumps = [threading.Thread(target=pump, args=a)
-                 for a in ((process.stdout, "stdout"), (process.stderr, "stderr"))]
+        pumps = [
+            threading.Thread(target=pump, args=a)
+            for a in ((process.stdout, "stdout"), (process.stderr, "stderr"))
+        ]
         for p in pumps:
             p.start()
         for p in pumps:
             p.join()
         code = process.wait()
-        self.send(task_id=task, is_final=True, cancelled=task in self.cancelled,
-                  status=pb.TaskResponse.COMPLETED if code == 0 else pb.TaskResponse.FAILURE,
-                  shell_execute=pb.ShellExecuteResponse(exit_code=code))
+        self.send(
+            task_id=task,
+            is_final=True,
+            cancelled=task in self.cancelled,
+            status=pb.TaskResponse.COMPLETED if code == 0 else pb.TaskResponse.FAILURE,
+            shell_execute=pb.ShellExecuteResponse(exit_code=code),
+        )
         say(event="finished", task=task, code=code)
 
     def cancel(self, request):
@@ -73,8 +89,13 @@ class Agent:
         try:
             for request in self.stream:
                 kind = request.WhichOneof("task")
-                say(event="request", task=request.task_id, kind=kind, agent=request.agent_id,
-                    cmd=request.shell_execute.cmd)
+                say(
+                    event="request",
+                    task=request.task_id,
+                    kind=kind,
+                    agent=request.agent_id,
+                    cmd=request.shell_execute.cmd,
+                )
                 if kind == "shell_execute":
                     threading.Thread(target=self.run, args=(request,), daemon=True).start()
                 elif kind == "task_cancel":

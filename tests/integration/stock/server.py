@@ -35,11 +35,18 @@ class Service(rpc.TaskServiceServicer):
         def read():
             try:
                 for r in responses:
-                    say(event="response", task=r.task_id, agent=r.agent_id, status=r.status,
-                        final=r.is_final, cancelled=r.cancelled, kind=r.WhichOneof("response"),
+                    say(
+                        event="response",
+                        task=r.task_id,
+                        agent=r.agent_id,
+                        status=r.status,
+                        final=r.is_final,
+                        cancelled=r.cancelled,
+                        kind=r.WhichOneof("response"),
                         stdout=base64.b64encode(r.shell_execute.stdout).decode(),
                         stderr=base64.b64encode(r.shell_execute.stderr).decode(),
-                        exit_code=r.shell_execute.exit_code)
+                        exit_code=r.shell_execute.exit_code,
+                    )
             except grpc.RpcError:
                 pass
             say(event="disconnected")
@@ -65,13 +72,25 @@ def main():
             break
         command = json.loads(line)
         if "cancel" in command:
-            service.requests.put(pb.TaskRequest(agent_id=service.agent_id, task_id=command["cancel"],
-                                                task_cancel=pb.TaskCancel(reason="test")))
+            service.requests.put(
+                pb.TaskRequest(
+                    agent_id=service.agent_id,
+                    task_id=command["cancel"],
+                    task_cancel=pb.TaskCancel(reason="test"),
+                )
+            )
         else:
-            service.requests.put(pb.TaskRequest(
-                agent_id=service.agent_id, task_id=command["task"],
-                shell_execute=pb.ShellExecute(cmd=command["cmd"], env=command.get("env", []),
-                                              working_dir=command.get("cwd", ""))))
+            service.requests.put(
+                pb.TaskRequest(
+                    agent_id=service.agent_id,
+                    task_id=command["task"],
+                    shell_execute=pb.ShellExecute(
+                        cmd=command["cmd"],
+                        env=command.get("env", []),
+                        working_dir=command.get("cwd", ""),
+                    ),
+                )
+            )
     os._exit(0)
 
 

@@ -12,7 +12,9 @@ from grpc_tools import protoc
 _out = tempfile.mkdtemp(prefix="nl-stock-")
 atexit.register(shutil.rmtree, _out, True)
 _proto = pathlib.Path(__file__).parent / "proto"
-if protoc.main(["protoc", f"-I{_proto}", f"--python_out={_out}", f"--grpc_python_out={_out}", "stock.proto"]):
+if protoc.main(
+    ["protoc", f"-I{_proto}", f"--python_out={_out}", f"--grpc_python_out={_out}", "stock.proto"]
+):
     raise SystemExit("protoc failed")
 sys.path.insert(0, _out)
 pb = importlib.import_module("stock_pb2")
