@@ -43,23 +43,23 @@ enum nl_agent_connection {
     NL_AGENT_LOST = 5,
 };
 
-#define NL_STATE_ID_MAX 128       // bytes of an agent or task id
-#define NL_STATE_TOKENS_MAX 2     // valid tokens of one agent
+#define NL_STATE_ID_MAX 128    // bytes of an agent or task id
+#define NL_STATE_TOKENS_MAX 2  // valid tokens of one agent
 #define NL_STATE_HASH_LEN 16
 
 struct nl_task {
     char *id;
     Nodelink__V1__TaskSpec *spec;
-    uint8_t spec_sha256[32];      // of the canonical encoding of spec
+    uint8_t spec_sha256[32];  // of the canonical encoding of spec
     enum nl_task_state state;
     uint32_t attempt;
-    uint64_t order;               // among the tasks of its agent, rising
-    uint64_t epoch;               // dispatched under this epoch of the agent; 0: not yet
+    uint64_t order;  // among the tasks of its agent, rising
+    uint64_t epoch;  // dispatched under this epoch of the agent; 0: not yet
     bool cancel_requested;
-    char *cancel_reason;          // or NULL
+    char *cancel_reason;                                          // or NULL
     uint64_t created_ms, dispatched_ms, started_ms, finished_ms;  // state time; 0: not yet
-    uint64_t version;             // 1 at creation, +1 with each change
-    char *reason;                 // why it is in this state, for a person; or NULL
+    uint64_t version;                  // 1 at creation, +1 with each change
+    char *reason;                      // why it is in this state, for a person; or NULL
     Nodelink__V1__TaskResult *result;  // or NULL
     uint32_t late_results;
     int32_t pid;
@@ -69,20 +69,20 @@ struct nl_agent {
     char *id;
     uint8_t token_sha256[NL_STATE_TOKENS_MAX][32];
     uint32_t tokens;
-    uint64_t epoch;               // 0: never registered; +1 with each registration (P7)
+    uint64_t epoch;  // 0: never registered; +1 with each registration (P7)
     enum nl_agent_connection connection;
-    uint64_t owner;               // node id while CONNECTED, else 0
+    uint64_t owner;  // node id while CONNECTED, else 0
     uint64_t owner_boot;
     char *version, *boot_id, *journal_id, *address, *hostname;  // or NULL
     Nodelink__V1__Label **labels;
     size_t n_labels;
     uint32_t capacity;
-    bool extended;                // speaks the extensions: has a journal, can resume
+    bool extended;  // speaks the extensions: has a journal, can resume
     uint64_t created_ms, connected_ms, disconnected_ms;
-    char *disconnect_reason;      // or NULL
+    char *disconnect_reason;  // or NULL
     uint64_t next_order;
     uint64_t tasks_submitted, tasks_finished;
-    uint32_t tasks_active;        // not terminal; derived
+    uint32_t tasks_active;  // not terminal; derived
 };
 
 struct nl_node {
@@ -114,20 +114,20 @@ void nl_state_free(struct nl_state *state);  // NULL is allowed
 // What became of a command. A refusal changes nothing but the de-duplication table.
 enum nl_outcome_code {
     NL_OUTCOME_OK = 1,
-    NL_OUTCOME_EXISTED = 2,         // submit: same id, same spec (P8); value: state
-    NL_OUTCOME_CONFLICT = 3,        // submit: same id, another spec
-    NL_OUTCOME_NO_AGENT = 4,        // no such agent
+    NL_OUTCOME_EXISTED = 2,   // submit: same id, same spec (P8); value: state
+    NL_OUTCOME_CONFLICT = 3,  // submit: same id, another spec
+    NL_OUTCOME_NO_AGENT = 4,  // no such agent
     NL_OUTCOME_NO_TASK = 5,
-    NL_OUTCOME_AGENT_OFFLINE = 6,   // submit: not connected, beyond its grace, and no wait asked
-    NL_OUTCOME_LIMIT = 7,           // too many active tasks of the agent, or too many agents
-    NL_OUTCOME_BAD_TOKEN = 8,       // register: token unknown or revoked
-    NL_OUTCOME_STALE = 9,           // epoch, boot or attempt is older than the current one
-    NL_OUTCOME_LATE = 10,           // finish: the task is terminal already; kept as late (P3)
-    NL_OUTCOME_TOO_LATE = 11,       // cancel: the task is terminal; value: state
+    NL_OUTCOME_AGENT_OFFLINE = 6,      // submit: not connected, beyond its grace, and no wait asked
+    NL_OUTCOME_LIMIT = 7,              // too many active tasks of the agent, or too many agents
+    NL_OUTCOME_BAD_TOKEN = 8,          // register: token unknown or revoked
+    NL_OUTCOME_STALE = 9,              // epoch, boot or attempt is older than the current one
+    NL_OUTCOME_LATE = 10,              // finish: the task is terminal already; kept as late (P3)
+    NL_OUTCOME_TOO_LATE = 11,          // cancel: the task is terminal; value: state
     NL_OUTCOME_CANCEL_REQUESTED = 12,  // cancel: the agent decides
-    NL_OUTCOME_INVALID = 13,        // decodable but not valid (bad id, oneof missing, ...)
-    NL_OUTCOME_NOTHING = 14,        // conditional command whose condition no longer holds
-    NL_OUTCOME_STALE_BOOT = 15,     // command of an earlier boot of its proposer
+    NL_OUTCOME_INVALID = 13,           // decodable but not valid (bad id, oneof missing, ...)
+    NL_OUTCOME_NOTHING = 14,           // conditional command whose condition no longer holds
+    NL_OUTCOME_STALE_BOOT = 15,        // command of an earlier boot of its proposer
 };
 const char *nl_outcome_name(enum nl_outcome_code code);
 
@@ -140,7 +140,7 @@ enum nl_effect_kind {
     NL_EFFECT_OUTCOME,  // of the command (also, again, when a duplicate applies)
     NL_EFFECT_TASK,     // created or changed
     NL_EFFECT_TASK_PRUNED,
-    NL_EFFECT_AGENT,    // created or changed
+    NL_EFFECT_AGENT,  // created or changed
     NL_EFFECT_NODE,
 };
 
@@ -167,6 +167,9 @@ typedef void (*nl_effect_cb)(void *user, const struct nl_effect *effect);
 // and NL_ENOMEM must stop the node: the state may be half changed then.
 int nl_state_apply(struct nl_state *state, uint64_t index, const uint8_t *command, size_t len,
                    nl_effect_cb effect, void *user);
+// Whether every replica can decode it: for proposers, before a command is in the log and would
+// stop them all. NL_OK, NL_ECORRUPT, NL_ENOMEM. Any thread.
+int nl_state_command_check(const uint8_t *command, size_t len);
 // Highest index given to apply or restored.
 uint64_t nl_state_index(const struct nl_state *state);
 // Entries without commands (raft barriers, configuration) move the index too.
@@ -194,8 +197,8 @@ const struct nl_agent *nl_state_agent_next(const struct nl_state *state, const c
 const struct nl_node *nl_state_node_next(const struct nl_state *state, uint64_t after_id);
 
 struct nl_state_counts {
-    uint64_t tasks[9];    // by enum nl_task_state
-    uint64_t agents[6];   // by enum nl_agent_connection
+    uint64_t tasks[9];   // by enum nl_task_state
+    uint64_t agents[6];  // by enum nl_agent_connection
     uint64_t tasks_total, agents_total, tasks_terminal;
 };
 void nl_state_counts(const struct nl_state *state, struct nl_state_counts *ret);  // O(1)

@@ -1,0 +1,352 @@
+// Restore: the bytes of a snapshot become a new state, which is swapped in only when all of it
+// has been verified.
+
+#include "cluster/state/frame.h"
+#include "cluster/state/internal.h"
+
+#define RECORD_MEMORY_MAX ((size_t)256 << 20)
+
+struct reader {
+    struct nl_state *state;  // being built
+    const uint8_t *data;
+    size_t len;
+    size_t at;
+};
+
+struct frame {
+    unsigned type;
+    const uint8_t *payload;
+    size_t len;
+};
+
+static int next_frame(struct reader *r, struct frame *ret) {
+    if (r->len - r->at < NL_FRAME_HEAD) {
+        return NL_ECORRUPT;
+    }
+    const uint8_t *head = r->data + r->at;
+    size_t len =
+        (size_t)head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
+    if (r->len - r->at - NL_FRAME_HEAD < len) {
+        return NL_ECORRUPT;
+    }
+    *ret = (struct frame){head[4], head + NL_FRAME_HEAD, len};
+    r->at += NL_FRAME_HEAD + len;
+    return NL_OK;
+}
+
+// The next frame's message, which must be of this type; free it with nl_message_free.
+static int next_message(struct reader *r, enum nl_frame_type type,
+                        const ProtobufCMessageDescriptor *descriptor, void *ret) {
+    struct frame frame;
+    int rv = next_frame(r, &frame);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    if (frame.type != type) {
+        return NL_ECORRUPT;
+    }
+    ProtobufCMessage *message =
+        nl_message_decode(descriptor, frame.payload, frame.len, RECORD_MEMORY_MAX, &rv);
+    if (message != NULL) {
+        *(ProtobufCMessage **)ret = message;
+    }
+    return rv;
+}
+
+// ---- records ----
+
+// last: the key before this one in the snapshot, 0 or "" at the beginning; keys must rise.
+struct last {
+    uint64_t number;
+    char id[NL_STATE_ID_MAX + 1];
+};
+
+static bool id_rises(struct last *last, const char *id) {
+    size_t len = strlen(id);
+    if (len == 0 || len > NL_STATE_ID_MAX || strcmp(last->id, id) >= 0) {
+        return false;
+    }
+    memcpy(last->id, id, len + 1);
+    return true;
+}
+
+static bool number_rises(struct last *last, uint64_t number) {
+    bool rises = number > last->number;
+    last->number = number;
+    return rises;
+}
+
+static int load_node(struct nl_state *state, const Nodelink__V1__NodeRecord *m, struct last *last) {
+    struct nl_node_rec *rec;
+    if (!number_rises(last, m->node)) {
+        return NL_ECORRUPT;
+    }
+    int rv = nl_node_add(state, m->node, &rec);
+    if (rv != NL_OK || (rv = nl_text_copy(m->name, &rec->node.name)) != NL_OK ||
+        (rv = nl_text_copy(m->grpc_address, &rec->node.grpc_address)) != NL_OK ||
+        (rv = nl_text_copy(m->version, &rec->node.version)) != NL_OK) {
+        return rv;
+    }
+    rec->node.boot = m->boot;
+    rec->node.up = m->up;
+    rec->node.changed_ms = m->changed_ms;
+    nl_rehash(state, &rec->head, nl_hash_node(&rec->node));
+    return NL_OK;
+}
+
+static int load_proposer(struct nl_state *state, const Nodelink__V1__ProposerRecord *m,
+                         struct last *last) {
+    struct nl_proposer_rec *rec;
+    if (!number_rises(last, m->proposer)) {
+        return NL_ECORRUPT;
+    }
+    int rv = nl_proposer_add(state, m->proposer, &rec);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    rec->boot = m->boot;
+    rec->done_below = m->done_below;
+    nl_rehash(state, &rec->head, nl_hash_proposer(rec));
+    for (size_t i = 0; rv == NL_OK && i < m->n_outcomes; i++) {
+        const Nodelink__V1__OutcomeRecord *o = m->outcomes[i];
+        if (o->sequence < m->done_below || (i > 0 && o->sequence <= m->outcomes[i - 1]->sequence)) {
+            return NL_ECORRUPT;
+        }
+        rv = nl_proposer_append(state, rec, (struct nl_done){o->sequence, o->value, o->code});
+    }
+    return rv;
+}
+
+static int load_agent_texts(struct nl_agent *agent, const Nodelink__V1__AgentRecord *m) {
+    int rv = nl_labels_compact(m->labels, m->n_labels, &agent->labels);
+    if (rv != NL_OK || (rv = nl_text_copy(m->version, &agent->version)) != NL_OK ||
+        (rv = nl_text_copy(m->boot_id, &agent->boot_id)) != NL_OK ||
+        (rv = nl_text_copy(m->journal_id, &agent->journal_id)) != NL_OK ||
+        (rv = nl_text_copy(m->address, &agent->address)) != NL_OK ||
+        (rv = nl_text_copy(m->hostname, &agent->hostname)) != NL_OK) {
+        return rv;
+    }
+    agent->n_labels = m->n_labels;
+    return nl_text_copy(m->disconnect_reason, &agent->disconnect_reason);
+}
+
+static bool load_tokens(struct nl_agent *agent, const Nodelink__V1__AgentRecord *m) {
+    if (m->n_token_sha256 > NL_STATE_TOKENS_MAX) {
+        return false;
+    }
+    for (size_t i = 0; i < m->n_token_sha256; i++) {
+        if (m->token_sha256[i].len != sizeof agent->token_sha256[i]) {
+            return false;
+        }
+        memcpy(agent->token_sha256[i], m->token_sha256[i].data, sizeof agent->token_sha256[i]);
+    }
+    agent->tokens = (uint32_t)m->n_token_sha256;
+    return true;
+}
+
+static int load_agent(struct nl_state *state, const Nodelink__V1__AgentRecord *m,
+                      struct last *last) {
+    struct nl_agent_rec *rec;
+    if (!id_rises(last, m->id) || m->connection < NL_AGENT_NEVER_CONNECTED ||
+        m->connection > NL_AGENT_LOST) {
+        return NL_ECORRUPT;
+    }
+    int rv = nl_agent_add(state, m->id, &rec);
+    if (rv != NL_OK || (rv = load_agent_texts(&rec->agent, m)) != NL_OK) {
+        return rv;
+    }
+    struct nl_agent *agent = &rec->agent;
+    if (!load_tokens(agent, m)) {
+        return NL_ECORRUPT;
+    }
+    agent->epoch = m->epoch;
+    agent->connection = (enum nl_agent_connection)m->connection;
+    agent->owner = m->owner;
+    agent->owner_boot = m->owner_boot;
+    agent->capacity = m->capacity;
+    agent->extended = m->extended;
+    agent->created_ms = m->created_ms;
+    agent->connected_ms = m->connected_ms;
+    agent->disconnected_ms = m->disconnected_ms;
+    agent->next_order = m->next_order;
+    agent->tasks_submitted = m->tasks_submitted;
+    agent->tasks_finished = m->tasks_finished;
+    state->counts.agents[agent->connection]++;
+    state->counts.agents_total++;
+    nl_rehash(state, &rec->head, nl_hash_agent(agent));
+    return NL_OK;
+}
+
+static bool task_message_ok(const Nodelink__V1__TaskRecord *m) {
+    return m->state >= NL_TASK_PENDING && m->state <= NL_TASK_CANCELLED && m->spec != NULL &&
+           m->spec_sha256.len == 32 && m->has_result == (m->result != NULL);
+}
+
+static int fill_task(struct nl_task *task, const Nodelink__V1__TaskRecord *m) {
+    int rv = nl_text_copy(m->cancel_reason, &task->cancel_reason);
+    if (rv != NL_OK || (rv = nl_text_copy(m->reason, &task->reason)) != NL_OK) {
+        return rv;
+    }
+    task->spec = nl_message_compact(&m->spec->base);
+    task->result = m->result == NULL ? NULL : nl_message_compact(&m->result->base);
+    if (task->spec == NULL || (m->result != NULL && task->result == NULL)) {
+        return NL_ENOMEM;
+    }
+    memcpy(task->spec_sha256, m->spec_sha256.data, sizeof task->spec_sha256);
+    task->state = (enum nl_task_state)m->state;
+    task->attempt = m->attempt;
+    task->order = m->order;
+    task->epoch = m->epoch;
+    task->cancel_requested = m->cancel_requested;
+    task->created_ms = m->created_ms;
+    task->dispatched_ms = m->dispatched_ms;
+    task->started_ms = m->started_ms;
+    task->finished_ms = m->finished_ms;
+    task->version = m->version;
+    task->late_results = m->late_results;
+    task->pid = m->pid;
+    return NL_OK;
+}
+
+static int load_task(struct nl_state *state, const Nodelink__V1__TaskRecord *m, struct last *last) {
+    if (!id_rises(last, m->id) || !task_message_ok(m)) {
+        return NL_ECORRUPT;
+    }
+    struct nl_agent_rec *agent = nl_agent_get(state, m->spec->agent_id);
+    if (agent == NULL) {
+        return NL_ECORRUPT;
+    }
+    struct nl_task_rec *rec = nl_task_rec_new(m->id);
+    if (rec == NULL) {
+        return NL_ENOMEM;
+    }
+    int rv = fill_task(&rec->task, m);
+    if (rv == NL_OK) {
+        rv = nl_task_insert(state, rec);
+    }
+    if (rv != NL_OK) {
+        nl_task_rec_free(state, rec);
+        return rv;
+    }
+    agent->agent.tasks_active += !nl_task_is_terminal(rec->task.state);
+    return NL_OK;
+}
+
+static int load_record(struct reader *r, enum nl_frame_type type, struct last *last) {
+    static const ProtobufCMessageDescriptor *const descriptors[] = {
+        [NL_FRAME_NODE] = &nodelink__v1__node_record__descriptor,
+        [NL_FRAME_PROPOSER] = &nodelink__v1__proposer_record__descriptor,
+        [NL_FRAME_AGENT] = &nodelink__v1__agent_record__descriptor,
+        [NL_FRAME_TASK] = &nodelink__v1__task_record__descriptor,
+    };
+    ProtobufCMessage *message;
+    int rv = next_message(r, type, descriptors[type], &message);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    if (type == NL_FRAME_NODE) {
+        rv = load_node(r->state, (const Nodelink__V1__NodeRecord *)message, last);
+    } else if (type == NL_FRAME_PROPOSER) {
+        rv = load_proposer(r->state, (const Nodelink__V1__ProposerRecord *)message, last);
+    } else if (type == NL_FRAME_AGENT) {
+        rv = load_agent(r->state, (const Nodelink__V1__AgentRecord *)message, last);
+    } else {
+        rv = load_task(r->state, (const Nodelink__V1__TaskRecord *)message, last);
+    }
+    nl_message_free(message);
+    return rv;
+}
+
+static int load_records(struct reader *r, enum nl_frame_type type, uint64_t count) {
+    struct last last = {0};
+    int rv = NL_OK;
+    for (uint64_t i = 0; rv == NL_OK && i < count; i++) {
+        rv = load_record(r, type, &last);
+    }
+    return rv;
+}
+
+// ---- the whole ----
+
+// Verifies the last frame, the sum over all bytes before it, and cuts it off.
+static int check_bytes(struct reader *r) {
+    const size_t tail = NL_FRAME_HEAD + NL_STATE_HASH_LEN;
+    if (r->len < tail) {
+        return NL_ECORRUPT;
+    }
+    struct reader end = {.data = r->data, .len = r->len, .at = r->len - tail};
+    struct frame frame;
+    if (next_frame(&end, &frame) != NL_OK || frame.type != NL_FRAME_CHECKSUM ||
+        frame.len != NL_STATE_HASH_LEN) {
+        return NL_ECORRUPT;
+    }
+    uint8_t checksum[NL_STATE_HASH_LEN];
+    nl_sum_bytes(nl_hash_bytes(r->data, r->len - tail), checksum);
+    if (memcmp(checksum, frame.payload, sizeof checksum) != 0) {
+        return NL_ECORRUPT;
+    }
+    r->len -= tail;
+    return NL_OK;
+}
+
+static int check_footer(struct reader *r, uint64_t records) {
+    Nodelink__V1__SnapshotFooter *footer;
+    int rv = next_message(r, NL_FRAME_FOOTER, &nodelink__v1__snapshot_footer__descriptor, &footer);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    uint8_t hash[NL_STATE_HASH_LEN];
+    nl_state_hash(r->state, hash);
+    bool ok = footer->records == records && footer->state_hash.len == sizeof hash &&
+              memcmp(footer->state_hash.data, hash, sizeof hash) == 0 && r->at == r->len;
+    nl_message_free(&footer->base);
+    return ok ? NL_OK : NL_ECORRUPT;
+}
+
+static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *header) {
+    if (header->version != NL_SNAPSHOT_VERSION || header->clock_ms == 0) {
+        return NL_ECORRUPT;
+    }
+    r->state->index = header->index;
+    r->state->clock_ms = header->clock_ms;
+    int rv = load_records(r, NL_FRAME_NODE, header->nodes);
+    if (rv != NL_OK || (rv = load_records(r, NL_FRAME_PROPOSER, header->proposers)) != NL_OK ||
+        (rv = load_records(r, NL_FRAME_AGENT, header->agents)) != NL_OK ||
+        (rv = load_records(r, NL_FRAME_TASK, header->tasks)) != NL_OK) {
+        return rv;
+    }
+    return check_footer(r, header->nodes + header->proposers + header->agents + header->tasks);
+}
+
+static int read_snapshot(struct reader *r) {
+    Nodelink__V1__SnapshotHeader *header;
+    int rv = check_bytes(r);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    rv = next_message(r, NL_FRAME_HEADER, &nodelink__v1__snapshot_header__descriptor, &header);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    rv = read_body(r, header);
+    nl_message_free(&header->base);
+    return rv == NL_OK ? nl_state_check(r->state, NULL, 0) : rv;
+}
+
+int nl_state_restore(struct nl_state *state, const uint8_t *data, size_t len) {
+    assert(state->snapshot == NULL);
+    struct nl_state *fresh;
+    int rv = nl_state_new(&state->limits, &fresh);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    struct reader r = {.state = fresh, .data = data, .len = len};
+    rv = read_snapshot(&r);
+    if (rv == NL_OK) {
+        struct nl_state old = *state;
+        *state = *fresh;
+        *fresh = old;
+    }
+    nl_state_free(fresh);
+    return rv;
+}

@@ -1,0 +1,189 @@
+// Task records, their orders, and what a change of a task entails.
+
+#include "cluster/state/internal.h"
+
+static struct nl_task_rec *as_task(struct nl_rec *rec) {
+    return NL_CONTAINER(rec, struct nl_task_rec, head);
+}
+
+static const struct nl_task *task_at(const struct nl_state *state, uint32_t slot) {
+    return slot == NL_SLOT_NONE ? NULL : &nl_task_at(state, slot)->task;
+}
+
+static uint32_t slot_of(const struct nl_task *task) {
+    return NL_CONTAINER(task, struct nl_task_rec, task)->head.slot;
+}
+
+void nl_task_rec_free(struct nl_state *state, struct nl_task_rec *rec) {
+    nl_release(state, rec->task.spec);
+    nl_release(state, rec->task.cancel_reason);
+    nl_release(state, rec->task.reason);
+    nl_release(state, rec->task.result);
+    nl_release(state, rec);
+}
+
+struct nl_task_rec *nl_task_at(const struct nl_state *state, uint32_t slot) {
+    return as_task(nl_table_get(&state->tasks, slot));
+}
+
+struct nl_task_rec *nl_task_get(const struct nl_state *state, const char *id) {
+    uint32_t slot = nl_table_find(&state->tasks, id);
+    return slot == NL_SLOT_NONE ? NULL : nl_task_at(state, slot);
+}
+
+uint32_t nl_task_active_first(const struct nl_state *state, uint32_t agent_slot) {
+    uint32_t root = nl_table_link(&state->agents, agent_slot)->active;
+    return nl_order_first(&state->tasks, NL_ORDER_LIFE, root);
+}
+
+uint32_t nl_task_active_next(const struct nl_state *state, uint32_t slot) {
+    return nl_order_next(&state->tasks, NL_ORDER_LIFE, slot);
+}
+
+struct nl_task_rec *nl_task_rec_new(const char *id) {
+    size_t id_size = strlen(id) + 1;
+    struct nl_task_rec *rec = calloc(1, sizeof *rec + id_size);
+    if (rec != NULL) {
+        memcpy(rec->id, id, id_size);
+        rec->task.id = rec->id;
+    }
+    return rec;
+}
+
+int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec) {
+    const struct nl_task *task = &rec->task;
+    uint32_t agent = nl_table_find(&state->agents, task->spec->agent_id);
+    assert(agent != NL_SLOT_NONE);
+    int rv = nl_table_add(state, &state->tasks, &rec->head, task->created_ms);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    uint32_t slot = rec->head.slot;
+    nl_table_link(&state->tasks, slot)->agent = agent;
+    if (nl_task_is_terminal(task->state)) {
+        nl_order_add(&state->tasks, NL_ORDER_LIFE, &state->finished, slot, task->finished_ms);
+        state->counts.tasks_terminal++;
+    } else {
+        uint32_t *active = &nl_table_link(&state->agents, agent)->active;
+        nl_order_add(&state->tasks, NL_ORDER_LIFE, active, slot, task->order);
+    }
+    state->counts.tasks[task->state]++;
+    state->counts.tasks_total++;
+    nl_rehash(state, &rec->head, nl_hash_task(task));
+    return NL_OK;
+}
+
+int nl_task_edit(struct nl_state *state, uint32_t slot, struct nl_task_rec **ret) {
+    size_t size = sizeof(struct nl_task_rec) + strlen(nl_table_id(&state->tasks, slot)) + 1;
+    struct nl_rec *head;
+    int rv = nl_table_edit(state, &state->tasks, slot, size, &head);
+    if (rv == NL_OK) {
+        *ret = as_task(head);
+        (*ret)->task.id = (*ret)->id;  // a copy's own
+    }
+    return rv;
+}
+
+// From its agent's active tasks to the finished ones.
+static void retire(struct nl_state *state, struct nl_task_rec *rec, struct nl_agent_rec *agent) {
+    uint32_t slot = rec->head.slot;
+    uint32_t *active = &nl_table_link(&state->agents, agent->head.slot)->active;
+    rec->task.finished_ms = state->clock_ms;
+    nl_order_remove(&state->tasks, NL_ORDER_LIFE, active, slot);
+    nl_order_add(&state->tasks, NL_ORDER_LIFE, &state->finished, slot, state->clock_ms);
+    state->counts.tasks_terminal++;
+    agent->agent.tasks_active--;
+    agent->agent.tasks_finished++;
+}
+
+int nl_task_commit(struct nl_apply *a, struct nl_task_rec *rec, enum nl_task_state old) {
+    struct nl_state *state = a->state;
+    struct nl_agent_rec *agent = NULL;
+    if (nl_task_is_terminal(rec->task.state) && !nl_task_is_terminal(old)) {
+        uint32_t slot = nl_table_link(&state->tasks, rec->head.slot)->agent;
+        int rv = nl_agent_edit(state, slot, &agent);
+        if (rv != NL_OK) {
+            return rv;
+        }
+        retire(state, rec, agent);
+    }
+    state->counts.tasks[old]--;
+    state->counts.tasks[rec->task.state]++;
+    rec->task.version++;
+    nl_rehash(state, &rec->head, nl_hash_task(&rec->task));
+    nl_emit_task(a, NL_EFFECT_TASK, &rec->task, old);
+    if (agent != NULL) {
+        nl_agent_commit(a, agent, agent->agent.connection);
+    }
+    return NL_OK;
+}
+
+int nl_task_move(struct nl_apply *a, uint32_t slot, enum nl_task_state to, const char *reason) {
+    struct nl_task_rec *rec;
+    int rv = nl_task_edit(a->state, slot, &rec);
+    if (rv == NL_OK) {
+        rv = nl_text_replace(a->state, &rec->task.reason, reason);
+    }
+    if (rv != NL_OK) {
+        return rv;
+    }
+    enum nl_task_state old = rec->task.state;
+    assert(!nl_task_is_terminal(old));  // P3
+    rec->task.state = to;
+    return nl_task_commit(a, rec, old);
+}
+
+int nl_task_remove(struct nl_apply *a, uint32_t slot) {
+    struct nl_state *state = a->state;
+    struct nl_task_rec *rec = nl_task_at(state, slot);
+    assert(nl_task_is_terminal(rec->task.state));
+    int rv = nl_grave_reserve(state);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    // The id stays readable until the table has forgotten the record.
+    rv = nl_table_remove(state, &state->tasks, slot);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    nl_order_remove(&state->tasks, NL_ORDER_LIFE, &state->finished, slot);
+    state->counts.tasks[rec->task.state]--;
+    state->counts.tasks_terminal--;
+    state->counts.tasks_total--;
+    nl_sum_sub(&state->sum, rec->head.hash);
+    nl_emit_task(a, NL_EFFECT_TASK_PRUNED, &rec->task, rec->task.state);
+    nl_task_rec_free(state, rec);
+    return NL_OK;
+}
+
+const struct nl_task *nl_state_task(const struct nl_state *state, const char *task_id) {
+    return task_at(state, nl_table_find(&state->tasks, task_id));
+}
+
+const struct nl_task *nl_state_agent_task_next(const struct nl_state *state,
+                                               const struct nl_agent *agent,
+                                               const struct nl_task *after) {
+    uint32_t agent_slot = NL_CONTAINER(agent, struct nl_agent_rec, agent)->head.slot;
+    uint32_t slot = after == NULL ? nl_task_active_first(state, agent_slot)
+                                  : nl_task_active_next(state, slot_of(after));
+    return task_at(state, slot);
+}
+
+const struct nl_task *nl_state_task_next_older(const struct nl_state *state,
+                                               const struct nl_task *after) {
+    const struct nl_table *tasks = &state->tasks;
+    uint32_t slot = after == NULL ? nl_order_last(tasks, NL_ORDER_ALL, tasks->root)
+                                  : nl_order_prev(tasks, NL_ORDER_ALL, slot_of(after));
+    return task_at(state, slot);
+}
+
+const struct nl_task *nl_state_task_older(const struct nl_state *state, uint64_t created_ms,
+                                          const char *id) {
+    const struct nl_table *tasks = &state->tasks;
+    return task_at(state, nl_order_below(tasks, NL_ORDER_ALL, tasks->root, created_ms, id));
+}
+
+uint64_t nl_state_oldest_finished_ms(const struct nl_state *state) {
+    uint32_t slot = nl_order_first(&state->tasks, NL_ORDER_LIFE, state->finished);
+    return slot == NL_SLOT_NONE ? 0 : nl_task_at(state, slot)->task.finished_ms;
+}
