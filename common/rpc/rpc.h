@@ -61,15 +61,18 @@ struct nl_rpc_metadata {
 
 // NL_ENOMEM, NL_EIO. `loop` must outlive it.
 int nl_rpc_new(uv_loop_t *loop, struct nl_rpc **ret);
-// All servers, channels and calls must be gone (their free/stop callbacks done). Shuts the
-// queue down, joins the pollers, closes the async handle, then calls `done` and frees.
+// The same with more than one poller thread, at most 8. One is enough on a small machine; each
+// unpacks messages, so many cores may want more.
+int nl_rpc_new_with_pollers(uv_loop_t *loop, unsigned pollers, struct nl_rpc **ret);
+// Servers must be stopped or stopping, channels freed. Waits for their last calls, shuts the queue
+// down, joins the pollers, closes the async handle, then calls `done` and frees.
 void nl_rpc_close(struct nl_rpc *rpc, void (*done)(void *user), void *user);
 
 // ---- TLS -------------------------------------------------------------------
 
 // Files are read again at each handshake when they changed: rotation needs no restart.
 struct nl_rpc_tls {
-    const char *ca_file;    // to verify the peer; on a server: set means clients must have a cert
+    const char *ca_file;  // to verify the peer; on a server: set means clients must have a cert
     const char *cert_file;
     const char *key_file;
     const char *server_name;  // client: name to verify instead of the target's; or NULL
@@ -116,14 +119,14 @@ struct nl_rpc_service {
 };
 
 struct nl_rpc_server_options {
-    const char *address;           // "host:port"; port 0: any
-    const struct nl_rpc_tls *tls;  // NULL: plain
-    uint32_t message_bytes_max;    // 0: 4 MiB
-    uint32_t unpacked_bytes_max;   // memory one message may unpack to; 0: 32 MiB
+    const char *address;                  // "host:port"; port 0: any
+    const struct nl_rpc_tls *tls;         // NULL: plain
+    uint32_t message_bytes_max;           // 0: 4 MiB
+    uint32_t unpacked_bytes_max;          // memory one message may unpack to; 0: 32 MiB
     uint32_t streams_per_connection_max;  // 0: 512
-    uint32_t connections_max;      // beyond it connections are accepted and closed; 0: no limit
-    uint32_t recv_queue_max;       // messages per call; 0: 64
-    uint32_t send_queue_bytes_max; // per call; 0: 1 MiB
+    uint32_t connections_max;       // beyond it connections are accepted and closed; 0: no limit
+    uint32_t recv_queue_max;        // messages per call; 0: 64
+    uint32_t send_queue_bytes_max;  // per call; 0: 1 MiB
 };
 
 // Health (Check, Watch) and reflection are always served. `services` (ended by descriptor
@@ -137,8 +140,8 @@ uint16_t nl_rpc_server_port(const struct nl_rpc_server *server);
 void nl_rpc_server_set_health(struct nl_rpc_server *server, const char *service, bool serving);
 // Stops accepting (GOAWAY), lets calls end for up to grace_ms, cancels the rest, then frees
 // the server and calls done.
-void nl_rpc_server_stop(struct nl_rpc_server *server, uint32_t grace_ms,
-                        void (*done)(void *user), void *user);
+void nl_rpc_server_stop(struct nl_rpc_server *server, uint32_t grace_ms, void (*done)(void *user),
+                        void *user);
 
 struct nl_rpc_server_stats {
     uint64_t connections_refused;  // by the accept guard (no descriptors, or over the cap)
@@ -151,11 +154,11 @@ void nl_rpc_server_stats(const struct nl_rpc_server *server, struct nl_rpc_serve
 // ---- client ----------------------------------------------------------------
 
 struct nl_rpc_channel_options {
-    const struct nl_rpc_tls *tls;  // NULL: plain
-    uint32_t message_bytes_max;    // 0: 4 MiB
-    uint32_t unpacked_bytes_max;   // 0: 32 MiB
-    uint32_t recv_queue_max;       // 0: 64
-    uint32_t send_queue_bytes_max; // 0: 1 MiB
+    const struct nl_rpc_tls *tls;     // NULL: plain
+    uint32_t message_bytes_max;       // 0: 4 MiB
+    uint32_t unpacked_bytes_max;      // 0: 32 MiB
+    uint32_t recv_queue_max;          // 0: 64
+    uint32_t send_queue_bytes_max;    // 0: 1 MiB
     uint32_t connect_backoff_ms_max;  // gRPC's own reconnect backoff cap; 0: gRPC's default
 };
 // Never fails on an unreachable address (calls do). `target`: "host:port". Its own connection,
