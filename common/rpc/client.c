@@ -145,6 +145,10 @@ void nl_rpc_channel_reset_backoff(struct nl_rpc_channel *channel) {
     grpc_channel_check_connectivity_state(channel->core, 1);
 }
 
+bool nl_rpc_channel_is_connected(const struct nl_rpc_channel *channel) {
+    return grpc_channel_check_connectivity_state(channel->core, 0) == GRPC_CHANNEL_READY;
+}
+
 void nl_rpc_channel_call_gone(struct nl_rpc_call *call) {
     unlink_call(call);
     nl_rpc_object_gone(call->rpc);

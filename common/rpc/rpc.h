@@ -169,6 +169,9 @@ int nl_rpc_channel_new(struct nl_rpc *rpc, const char *target,
 void nl_rpc_channel_free(struct nl_rpc_channel *channel);
 // Tries to connect at once instead of waiting out gRPC's backoff.
 void nl_rpc_channel_reset_backoff(struct nl_rpc_channel *channel);
+// Is the transport up (TCP, TLS, HTTP/2)? A server that has nothing to say on a stream may send
+// no headers for hours; this tells it from one that is not there.
+bool nl_rpc_channel_is_connected(const struct nl_rpc_channel *channel);
 
 struct nl_rpc_call_options {
     const struct nl_rpc_metadata *metadata;  // ended by key NULL; or NULL
