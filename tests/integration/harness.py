@@ -1,4 +1,4 @@
-"""A cluster on loopback for tests, evidence that commands write themselves, waiting by condition."""
+"""A cluster on loopback for tests, evidence that commands write themselves, conditions."""
 
 import base64
 import contextlib

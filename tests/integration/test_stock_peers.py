@@ -169,7 +169,7 @@ def test_our_agent_serves_a_stock_server(tmp_path):
 
 
 def test_our_agent_never_reruns_for_a_stock_server(tmp_path):
-    """P2: the server dies with the task running and asks again: the same process, no second start."""
+    """P2: the server dies under a task and asks again: the same process, no second start."""
     marker = tmp_path / "starts"
     go = tmp_path / "go"
     with JsonProcess("server.py") as server:
