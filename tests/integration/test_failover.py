@@ -83,7 +83,7 @@ def test_each_node_in_turn(cluster):
 
 
 def test_all_nodes_at_once(cluster):
-    """The whole cluster dies and comes back: nothing acknowledged is lost, a running task goes on."""
+    """The whole cluster dies and comes back: nothing is lost, a running task goes on."""
     evidence = Evidence(cluster.dir)
     go = cluster.dir / "go"
     done = [cluster.submit("a1", evidence.command(f"d{i}")) for i in range(5)]
