@@ -80,7 +80,7 @@ static void deliver_messages(struct nl_rpc_call *call) {
 }
 
 static void deliver_half_close(struct nl_rpc_call *call) {
-    if (!call->half_close_due || call->inbox != NULL || call->discard) {
+    if (!call->half_close_due || call->inbox != NULL || call->paused || call->discard) {
         return;
     }
     call->half_close_due = false;

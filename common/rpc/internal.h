@@ -22,6 +22,18 @@
 
 #define NL_CONTAINER(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
+// ThreadSanitizer does not see into gRPC, so it has to be told that what was written before an
+// operation was started is there when it completes.
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define NL_RPC_HAND_OUT(op) __tsan_release(op)
+#define NL_RPC_HAND_BACK(op) __tsan_acquire(op)
+#else
+#define NL_RPC_HAND_OUT(op) ((void)(op))
+#define NL_RPC_HAND_BACK(op) ((void)(op))
+#endif
+
 // ---- process: rpc.c --------------------------------------------------------
 
 // What a gRPC tag points to. Embedded in the object that the operation belongs to, which

@@ -53,6 +53,7 @@ static void on_async(uv_async_t *async) {
 }
 
 void nl_rpc_start_batch(grpc_call *core, const grpc_op *ops, size_t count, struct nl_rpc_op *op) {
+    NL_RPC_HAND_OUT(op);
     grpc_call_error error = grpc_call_start_batch(core, ops, count, op, NULL);
     assert(error == GRPC_CALL_OK);
     (void)error;
@@ -69,6 +70,7 @@ static void *poll_queue(void *arg) {
         }
         assert(event.type == GRPC_OP_COMPLETE);
         struct nl_rpc_op *op = event.tag;
+        NL_RPC_HAND_BACK(op);
         op->done(op, event.success != 0);
     }
     nl_rpc_post(poller->rpc, &poller->exited);

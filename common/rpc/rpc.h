@@ -212,7 +212,8 @@ void nl_rpc_call_finish(struct nl_rpc_call *call, enum nl_rpc_code code, const c
 // Server: sends message, then finishes with OK.
 void nl_rpc_call_reply(struct nl_rpc_call *call, const ProtobufCMessage *message);
 void nl_rpc_call_cancel(struct nl_rpc_call *call);
-// Stops and restarts handing messages to on_message (flow control reaches the peer).
+// Stops and restarts on_message and on_half_close (flow control reaches the peer). A call that
+// ends badly while it is paused is closed at once, what it had received is dropped.
 void nl_rpc_call_pause(struct nl_rpc_call *call);
 void nl_rpc_call_resume(struct nl_rpc_call *call);
 

@@ -20,6 +20,7 @@ static void post_slot(struct nl_rpc_slot *slot) {
     grpc_call_details_init(&slot->arrival.details);
     grpc_metadata_array_init(&slot->arrival.headers);
     grpc_completion_queue *queue = server->rpc->queue;
+    NL_RPC_HAND_OUT(&slot->op);
     grpc_call_error error =
         grpc_server_request_call(server->core, &slot->arrival.core, &slot->arrival.details,
                                  &slot->arrival.headers, queue, queue, &slot->op);
@@ -108,6 +109,7 @@ void nl_rpc_server_stop(struct nl_rpc_server *server, uint32_t grace_ms, void (*
     server->done = done;
     server->user = user;
     nl_rpc_health_stop(server->health);
+    NL_RPC_HAND_OUT(&server->op_shutdown);
     grpc_server_shutdown_and_notify(server->core, server->rpc->queue, &server->op_shutdown);
     if (grace_ms == 0) {
         grpc_server_cancel_all_calls(server->core);
@@ -126,6 +128,7 @@ static int make_routes(struct nl_rpc_server *server, const struct nl_rpc_service
     }
     server->services = services;
     server->builtin[0] = nl_rpc_health_service(server->health);
+    server->builtin[1] = nl_rpc_reflection_service(server);
     int rc = nl_rpc_routes_add(&server->routes, services, error_text, error_size);
     if (rc == NL_OK) {
         rc = nl_rpc_routes_add(&server->routes, server->builtin, error_text, error_size);
