@@ -33,19 +33,19 @@ struct nl_cluster_options {
     uint64_t id;
     const char *name;
     const char *version;
-    const char *data_dir;            // made 0700 if missing
-    const char *raft_address;        // to listen on
+    const char *data_dir;                     // made 0700 if missing
+    const char *raft_address;                 // to listen on
     const struct nl_cluster_member *members;  // the first configuration, this node included
     size_t n_members;
-    bool bootstrap;                  // an empty data_dir may be made a node of a new cluster
-    const uint8_t *secret;           // shared by the nodes: authenticates peers; never logged
+    bool bootstrap;         // an empty data_dir may be made a node of a new cluster
+    const uint8_t *secret;  // shared by the nodes: authenticates peers; never logged
     size_t secret_len;
-    const struct nl_rpc_tls *tls;    // peers' gRPC (and Raft when it has TLS); NULL: plain
-    uint32_t heartbeat_ms;           // 0: 50
-    uint32_t election_timeout_ms;    // 0: 300
-    uint32_t snapshot_threshold;     // entries; 0: 8192
-    uint32_t snapshot_trailing;      // entries kept behind a snapshot; 0: 4096
-    uint64_t disk_free_min;          // bytes; below it writes are refused; 0: 64 MiB
+    const struct nl_rpc_tls *tls;  // peers' gRPC (and Raft when it has TLS); NULL: plain
+    uint32_t heartbeat_ms;         // 0: 50
+    uint32_t election_timeout_ms;  // 0: 300
+    uint32_t snapshot_threshold;   // entries; 0: 8192
+    uint32_t snapshot_trailing;    // entries kept behind a snapshot; 0: 4096
+    uint64_t disk_free_min;        // bytes; below it writes are refused; 0: 64 MiB
     struct nl_state_limits limits;
 };
 
@@ -76,8 +76,9 @@ struct nl_cluster_events {
 // the links. NL_EBUSY (address or directory in use), NL_EINVAL (another node's directory, empty
 // directory without bootstrap), NL_ECORRUPT, NL_EIO: with a sentence in error_text that says what
 // to do; nothing on disk was changed then.
-int nl_cluster_open(const struct nl_cluster_options *options, const struct nl_cluster_events *events,
-                    void *user, struct nl_cluster **ret, char *error_text, size_t error_size);
+int nl_cluster_open(const struct nl_cluster_options *options,
+                    const struct nl_cluster_events *events, void *user, struct nl_cluster **ret,
+                    char *error_text, size_t error_size);
 // Pending proposals end with NL_EUNKNOWN or NL_ECANCELED. Then frees and calls done.
 void nl_cluster_close(struct nl_cluster *cluster, void (*done)(void *user), void *user);
 
@@ -129,17 +130,17 @@ const struct nl_rpc_metadata *nl_cluster_peer_metadata(struct nl_cluster *cluste
 struct nl_cluster_peer_status {
     uint64_t id;
     const char *name, *raft_address, *grpc_address;
-    const char *role;           // "voter", "learner", "spare"
-    uint64_t last_seen_ms;      // since the last word from it on any link; UINT64_MAX: never
-    uint64_t boot;              // as it last said; 0: not known
+    const char *role;       // "voter", "learner", "spare"
+    uint64_t last_seen_ms;  // since the last word from it on any link; UINT64_MAX: never
+    uint64_t boot;          // as it last said; 0: not known
 };
 
 struct nl_cluster_status {
     enum nl_cluster_role role;
     uint64_t term, commit, applied, leader;
-    uint64_t leader_known_ms;   // for how long this leader is known; 0 when none
-    uint64_t leaderless_ms;     // for how long none is known; 0 when one is
-    bool quorum;                // leader: heard from a majority lately; follower: hears its leader
+    uint64_t leader_known_ms;  // for how long this leader is known; 0 when none
+    uint64_t leaderless_ms;    // for how long none is known; 0 when one is
+    bool quorum;               // leader: heard from a majority lately; follower: hears its leader
     uint64_t fsync_p99_us;
     uint32_t proposals_in_flight;
     uint64_t snapshots_taken;
@@ -151,7 +152,7 @@ const struct nl_cluster_peer_status *nl_cluster_peer_next(struct nl_cluster *clu
                                                           uint64_t after_id);
 // Graceful: hands leadership to the most caught-up voter, if this node leads. done when it no
 // longer leads or timeout_ms passed.
-void nl_cluster_step_down(struct nl_cluster *cluster, uint64_t timeout_ms,
-                          void (*done)(void *user), void *user);
+void nl_cluster_step_down(struct nl_cluster *cluster, uint64_t timeout_ms, void (*done)(void *user),
+                          void *user);
 
 #endif

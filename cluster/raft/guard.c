@@ -1,0 +1,492 @@
+#include "cluster/raft/guard.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "common/base/clock.h"
+#include "common/base/err.h"
+#include "common/base/failpoint.h"
+
+enum {
+    APPEND_MS_MAX = 2000,
+    SNAPSHOT_MS_MAX = 120000,
+    WATCH_STEP_MS_MAX = 250,
+    PEER_MESSAGES_MAX = 4096,
+    PEER_BYTES_MAX = 64 * 1024 * 1024,
+};
+
+struct nl_guard_append {
+    struct raft_io_append req;
+    struct nl_guard *guard;
+    struct raft_io_append *orig;
+    raft_io_append_cb cb;
+    uint64_t start_us;
+    uint64_t watched_ms;
+    struct nl_guard_append *prev, *next;
+};
+
+struct nl_guard_snapshot {
+    struct raft_io_snapshot_put req;
+    struct nl_guard *guard;
+    struct raft_io_snapshot_put *orig;
+    raft_io_snapshot_put_cb cb;
+    const struct raft_snapshot *snapshot;
+    unsigned trailing;
+    uv_work_t work;
+    bool encoding;  // the worker has it
+    int encode_result;
+    uint8_t *data;  // from the worker; handed to the buffers that finalize frees
+    size_t len;
+    uint64_t watched_ms;
+};
+
+struct guard_send {
+    struct raft_io_send req;
+    struct raft_io_send *orig;
+    raft_io_send_cb cb;
+    struct nl_guard_peer *peer;
+    size_t bytes;
+    bool is_snapshot;
+};
+
+static struct nl_guard *of_io(struct raft_io *io) {
+    return (struct nl_guard *)((char *)io - offsetof(struct nl_guard, io));
+}
+
+static struct nl_guard *of_inner(struct raft_io *inner) {
+    return (struct nl_guard *)((char *)inner - offsetof(struct nl_guard, inner));
+}
+
+static int pass(struct nl_guard *g, int rv) {
+    if (rv != 0) {
+        memcpy(g->io.errmsg, g->inner.errmsg, sizeof g->io.errmsg);
+    }
+    return rv;
+}
+
+static void fatal(struct nl_guard *g, const char *what, int rv) {
+    char text[RAFT_ERRMSG_BUF_SIZE + 128];
+    snprintf(text, sizeof text, "%s failed: %s%s%s", what, raft_strerror(rv),
+             g->inner.errmsg[0] != '\0' ? ": " : "", g->inner.errmsg);
+    g->hooks.fatal(g->hooks.user, text);
+}
+
+// A write that must not fail, because libraft would go on with what is not on disk.
+static int must(struct nl_guard *g, const char *what, int rv) {
+    if (rv != 0 && !g->closing) {
+        fatal(g, what, rv);
+    }
+    return pass(g, rv);
+}
+
+struct nl_guard_peer *nl_guard_peer(struct nl_guard *g, uint64_t id) {
+    for (unsigned i = 0; i < g->n_peers; i++) {
+        if (g->peers[i].id == id) {
+            return &g->peers[i];
+        }
+    }
+    if (g->n_peers == NL_GUARD_PEERS_MAX) {
+        return NULL;
+    }
+    struct nl_guard_peer *peer = &g->peers[g->n_peers++];
+    memset(peer, 0, sizeof *peer);
+    peer->id = id;
+    return peer;
+}
+
+// ---- plain passes ------------------------------------------------------------
+
+static int guard_init(struct raft_io *io, raft_id id, const char *address) {
+    struct nl_guard *g = of_io(io);
+    // The backend finds the raft instance through its own raft_io.
+    g->inner.data = io->data;
+    return pass(g, g->inner.init(&g->inner, id, address));
+}
+
+static int guard_load(struct raft_io *io, raft_term *term, raft_id *voted_for,
+                      struct raft_snapshot **snapshot, raft_index *start_index,
+                      struct raft_entry *entries[], size_t *n_entries) {
+    struct nl_guard *g = of_io(io);
+    return pass(
+        g, g->inner.load(&g->inner, term, voted_for, snapshot, start_index, entries, n_entries));
+}
+
+static int guard_bootstrap(struct raft_io *io, const struct raft_configuration *conf) {
+    struct nl_guard *g = of_io(io);
+    int rv = NL_FAILPOINT("raft.bootstrap") ? RAFT_IOERR : g->inner.bootstrap(&g->inner, conf);
+    return pass(g, rv);
+}
+
+static int guard_recover(struct raft_io *io, const struct raft_configuration *conf) {
+    struct nl_guard *g = of_io(io);
+    return pass(g, g->inner.recover(&g->inner, conf));
+}
+
+static int guard_set_term(struct raft_io *io, raft_term term) {
+    struct nl_guard *g = of_io(io);
+    int rv = NL_FAILPOINT("raft.set_term") ? RAFT_IOERR : g->inner.set_term(&g->inner, term);
+    return must(g, "writing the term", rv);
+}
+
+static int guard_set_vote(struct raft_io *io, raft_id id) {
+    struct nl_guard *g = of_io(io);
+    int rv = NL_FAILPOINT("raft.set_vote") ? RAFT_IOERR : g->inner.set_vote(&g->inner, id);
+    return must(g, "writing the vote", rv);
+}
+
+static int guard_truncate(struct raft_io *io, raft_index index) {
+    struct nl_guard *g = of_io(io);
+    int rv = NL_FAILPOINT("raft.truncate") ? RAFT_IOERR : g->inner.truncate(&g->inner, index);
+    return must(g, "truncating the log", rv);
+}
+
+static int guard_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
+                              raft_io_snapshot_get_cb cb) {
+    struct nl_guard *g = of_io(io);
+    return pass(g, g->inner.snapshot_get(&g->inner, req, cb));
+}
+
+static raft_time guard_time(struct raft_io *io) {
+    struct nl_guard *g = of_io(io);
+    return g->inner.time(&g->inner);
+}
+
+static int guard_random(struct raft_io *io, int min, int max) {
+    struct nl_guard *g = of_io(io);
+    return g->inner.random(&g->inner, min, max);
+}
+
+// ---- events ------------------------------------------------------------------
+
+static void stepped(struct nl_guard *g) {
+    g->io.capacity = g->inner.capacity;
+    if (!g->closing) {
+        g->hooks.stepped(g->hooks.user);
+    }
+}
+
+static void on_tick(struct raft_io *inner) {
+    struct nl_guard *g = of_inner(inner);
+    if (g->closing) {
+        return;
+    }
+    g->tick_cb(&g->io);
+    stepped(g);
+}
+
+static void on_recv(struct raft_io *inner, struct raft_message *message) {
+    struct nl_guard *g = of_inner(inner);
+    struct nl_guard_peer *peer = nl_guard_peer(g, message->server_id);
+    if (peer != NULL) {
+        peer->seen_ms = nl_clock_mono_ms();
+    }
+    g->recv_cb(&g->io, message);  // when closing it only frees the message
+    stepped(g);
+}
+
+static int guard_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick,
+                       raft_io_recv_cb recv) {
+    struct nl_guard *g = of_io(io);
+    g->tick_cb = tick;
+    g->recv_cb = recv;
+    return pass(g, g->inner.start(&g->inner, msecs, on_tick, on_recv));
+}
+
+// ---- append --------------------------------------------------------------------
+
+static void on_appended(struct raft_io_append *req, int status) {
+    struct nl_guard_append *append = req->data;
+    struct nl_guard *g = append->guard;
+    struct raft_io_append *orig = append->orig;
+    raft_io_append_cb cb = append->cb;
+    uint64_t now_us = nl_clock_mono_us();
+    DL_DELETE(g->appends, append);
+    if (status != 0 && !g->closing) {
+        fatal(g, "appending to the log", status);
+    }
+    nl_histogram_add(&g->append_us, now_us - append->start_us, now_us / 1000);
+    free(append);
+    cb(orig, status);
+    stepped(g);
+}
+
+static int guard_append(struct raft_io *io, struct raft_io_append *req,
+                        const struct raft_entry entries[], unsigned n, raft_io_append_cb cb) {
+    struct nl_guard *g = of_io(io);
+    struct nl_guard_append *append = calloc(1, sizeof *append);
+    if (append == NULL) {
+        return must(g, "appending to the log", RAFT_NOMEM);
+    }
+    append->guard = g;
+    append->orig = req;
+    append->cb = cb;
+    append->req.data = append;
+    append->start_us = nl_clock_mono_us();
+    DL_APPEND(g->appends, append);
+    if (NL_FAILPOINT("raft.append_hang")) {
+        return 0;  // as with a disk that takes the write and never answers
+    }
+    int rv = NL_FAILPOINT("raft.append")
+                 ? RAFT_IOERR
+                 : g->inner.append(&g->inner, &append->req, entries, n, on_appended);
+    return must(g, "appending to the log", rv);
+}
+
+// ---- snapshots -----------------------------------------------------------------
+
+static void snapshot_done(struct nl_guard_snapshot *put, int status) {
+    struct nl_guard *g = put->guard;
+    struct raft_io_snapshot_put *orig = put->orig;
+    raft_io_snapshot_put_cb cb = put->cb;
+    g->snapshot = NULL;
+    if (status != 0 && !g->closing) {
+        fatal(g, "writing a snapshot", status);
+    }
+    g->snapshots_taken += status == 0 && put->trailing > 0;
+    free(put);
+    cb(orig, status);
+    stepped(g);
+}
+
+static void on_snapshot_put(struct raft_io_snapshot_put *req, int status) {
+    snapshot_done(req->data, status);
+}
+
+static int snapshot_pass(struct nl_guard_snapshot *put) {
+    struct nl_guard *g = put->guard;
+    int rv = NL_FAILPOINT("raft.snapshot_put")
+                 ? RAFT_IOERR
+                 : g->inner.snapshot_put(&g->inner, put->trailing, &put->req, put->snapshot,
+                                         on_snapshot_put);
+    return must(g, "writing a snapshot", rv);
+}
+
+static void finish_close(struct nl_guard *g);
+
+static void encode_work(uv_work_t *work) {
+    struct nl_guard_snapshot *put = work->data;
+    struct nl_guard *g = put->guard;
+    put->encode_result = g->hooks.snapshot_write(g->hooks.user, &put->data, &put->len);
+}
+
+static void after_encode(uv_work_t *work, int status) {
+    struct nl_guard_snapshot *put = work->data;
+    struct nl_guard *g = put->guard;
+    put->encoding = false;
+    if (put->encode_result == NL_OK) {
+        put->snapshot->bufs[0].base = put->data;
+        put->snapshot->bufs[0].len = put->len;
+    }
+    if (g->closing || status != 0) {
+        snapshot_done(put, RAFT_CANCELED);
+        finish_close(g);
+        return;
+    }
+    if (put->encode_result != NL_OK) {
+        g->hooks.fatal(g->hooks.user, "the state can't be encoded for a snapshot");
+    }
+    snapshot_pass(put);
+}
+
+// trailing 0 is a leader's snapshot to be installed: its bytes are there. Otherwise the bytes of
+// the own state are made in a worker first; libraft keeps `snapshot` until `cb`.
+static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
+                              struct raft_io_snapshot_put *req,
+                              const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb) {
+    struct nl_guard *g = of_io(io);
+    if (g->closing) {
+        return RAFT_CANCELED;
+    }
+    assert(g->snapshot == NULL);
+    struct nl_guard_snapshot *put = calloc(1, sizeof *put);
+    if (put == NULL) {
+        return must(g, "writing a snapshot", RAFT_NOMEM);
+    }
+    put->guard = g;
+    put->orig = req;
+    put->cb = cb;
+    put->req.data = put;
+    put->snapshot = snapshot;
+    put->trailing = trailing;
+    put->work.data = put;
+    g->snapshot = put;
+    if (trailing == 0) {
+        return snapshot_pass(put);
+    }
+    assert(snapshot->n_bufs == 1);
+    int rv = uv_queue_work(g->loop, &put->work, encode_work, after_encode);
+    put->encoding = rv == 0;
+    return must(g, "writing a snapshot", rv == 0 ? 0 : RAFT_NOMEM);
+}
+
+// ---- send ----------------------------------------------------------------------
+
+static size_t message_bytes(const struct raft_message *message) {
+    size_t bytes = 128;
+    if (message->type == RAFT_APPEND_ENTRIES) {
+        for (unsigned i = 0; i < message->append_entries.n_entries; i++) {
+            bytes += 16 + message->append_entries.entries[i].buf.len;
+        }
+    } else if (message->type == RAFT_INSTALL_SNAPSHOT) {
+        bytes += message->install_snapshot.data.len;
+    }
+    return bytes;
+}
+
+static void on_sent(struct raft_io_send *req, int status) {
+    struct guard_send *send = req->data;
+    struct raft_io_send *orig = send->orig;
+    raft_io_send_cb cb = send->cb;
+    send->peer->queued_messages--;
+    send->peer->queued_bytes -= send->bytes;
+    if (send->is_snapshot) {
+        send->peer->snapshot_queued = false;
+    }
+    free(send);
+    if (cb != NULL) {
+        cb(orig, status);
+    }
+}
+
+static bool has_room(const struct nl_guard_peer *peer, const struct raft_message *message,
+                     size_t bytes) {
+    if (message->type == RAFT_INSTALL_SNAPSHOT) {
+        return !peer->snapshot_queued;  // of any size, but one at a time
+    }
+    return peer->queued_messages < PEER_MESSAGES_MAX &&
+           (peer->queued_bytes == 0 || peer->queued_bytes + bytes <= PEER_BYTES_MAX);
+}
+
+// A follower commits up to min(leader's commit, last entry it is sure of).
+static void note_told_commit(struct nl_guard_peer *peer, const struct raft_append_entries *args) {
+    uint64_t sure = args->prev_log_index + args->n_entries;
+    uint64_t told = args->leader_commit < sure ? args->leader_commit : sure;
+    if (told > peer->told_commit) {
+        peer->told_commit = told;
+    }
+}
+
+static int guard_send(struct raft_io *io, struct raft_io_send *req,
+                      const struct raft_message *message, raft_io_send_cb cb) {
+    struct nl_guard *g = of_io(io);
+    struct nl_guard_peer *peer = nl_guard_peer(g, message->server_id);
+    size_t bytes = message_bytes(message);
+    struct guard_send *send = calloc(1, sizeof *send);
+    // An error returned here would end in an assertion of the library; a message that is lost
+    // would not.
+    if (g->closing || send == NULL || peer == NULL || !has_room(peer, message, bytes)) {
+        free(send);
+        req->cb = cb;
+        if (cb != NULL) {
+            cb(req, RAFT_NOCONNECTION);
+        }
+        return 0;
+    }
+    send->orig = req;
+    send->cb = cb;
+    send->peer = peer;
+    send->bytes = bytes;
+    send->is_snapshot = message->type == RAFT_INSTALL_SNAPSHOT;
+    send->req.data = send;
+    int rv = g->inner.send(&g->inner, &send->req, message, on_sent);
+    if (rv != 0) {
+        free(send);
+        if (cb != NULL) {
+            cb(req, rv);
+        }
+        return 0;
+    }
+    peer->queued_messages++;
+    peer->queued_bytes += bytes;
+    peer->snapshot_queued = peer->snapshot_queued || send->is_snapshot;
+    if (message->type == RAFT_APPEND_ENTRIES) {
+        note_told_commit(peer, &message->append_entries);
+    }
+    return 0;
+}
+
+// ---- close ---------------------------------------------------------------------
+
+static void drop_hung_appends(struct nl_guard *g) {
+    struct nl_guard_append *append, *next;
+    DL_FOREACH_SAFE (g->appends, append, next) {
+        DL_DELETE(g->appends, append);
+        append->cb(append->orig, RAFT_CANCELED);
+        free(append);
+    }
+}
+
+static void finish_close(struct nl_guard *g) {
+    if (!g->inner_closed || (g->snapshot != NULL && g->snapshot->encoding)) {
+        return;
+    }
+    drop_hung_appends(g);
+    g->close_cb(&g->io);
+}
+
+static void on_inner_closed(struct raft_io *inner) {
+    struct nl_guard *g = of_inner(inner);
+    g->inner_closed = true;
+    finish_close(g);
+}
+
+static void guard_close(struct raft_io *io, raft_io_close_cb cb) {
+    struct nl_guard *g = of_io(io);
+    g->closing = true;
+    g->close_cb = cb;
+    g->inner.close(&g->inner, on_inner_closed);
+}
+
+// ---- watchdog ------------------------------------------------------------------
+
+// Time counts only as far as this loop ran: a process that was stopped for a while must not
+// blame its disk.
+void nl_guard_watch(struct nl_guard *g) {
+    uint64_t now = nl_clock_mono_ms();
+    uint64_t step = now - g->watch_ms;
+    struct nl_guard_append *append;
+    char text[RAFT_ERRMSG_BUF_SIZE + 128];
+    g->watch_ms = now;
+    step = step > WATCH_STEP_MS_MAX ? WATCH_STEP_MS_MAX : step;
+    DL_FOREACH (g->appends, append) {
+        append->watched_ms += step;
+    }
+    if (g->appends != NULL && g->appends->watched_ms > APPEND_MS_MAX) {
+        snprintf(text, sizeof text,
+                 "a write to the log takes longer than %d ms: the disk hangs, is full or fails%s%s",
+                 APPEND_MS_MAX, g->inner.errmsg[0] != '\0' ? ": " : "", g->inner.errmsg);
+        g->hooks.fatal(g->hooks.user, text);
+    }
+    if (g->snapshot != NULL && (g->snapshot->watched_ms += step) > SNAPSHOT_MS_MAX) {
+        snprintf(text, sizeof text, "writing a snapshot takes longer than %d ms%s%s",
+                 SNAPSHOT_MS_MAX, g->inner.errmsg[0] != '\0' ? ": " : "", g->inner.errmsg);
+        g->hooks.fatal(g->hooks.user, text);
+    }
+}
+
+void nl_guard_init(struct nl_guard *g, uv_loop_t *loop, const struct nl_guard_hooks *hooks) {
+    g->loop = loop;
+    g->hooks = *hooks;
+    g->watch_ms = nl_clock_mono_ms();
+    g->io.version = g->inner.version;
+    g->io.impl = g->inner.impl;
+    g->io.init = guard_init;
+    g->io.close = guard_close;
+    g->io.load = guard_load;
+    g->io.start = guard_start;
+    g->io.bootstrap = guard_bootstrap;
+    g->io.recover = guard_recover;
+    g->io.set_term = guard_set_term;
+    g->io.set_vote = guard_set_vote;
+    g->io.send = guard_send;
+    g->io.append = guard_append;
+    g->io.truncate = guard_truncate;
+    g->io.snapshot_put = guard_snapshot_put;
+    g->io.snapshot_get = guard_snapshot_get;
+    g->io.time = guard_time;
+    g->io.random = guard_random;
+}

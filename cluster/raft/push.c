@@ -1,0 +1,55 @@
+#include "cluster/raft/push.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// libraft's own (src/trail.h): the term of the entry at `index`, 0 when the log doesn't hold it.
+// Its header isn't installed; the version is pinned and linked statically (scripts/build-raft).
+raft_term TrailTermOf(const struct raft_trail *trail, raft_index index);
+
+static void on_sent(struct raft_io_send *req, int status) {
+    (void)status;
+    free(req);
+}
+
+// An empty AppendEntries behind the last entry that the peer is known to hold: the peer accepts it
+// in any state, commits min(commit, that entry) and answers with what the leader knows already. It
+// changes nothing of libraft's view of the peer, so losing it or sending it twice does no harm.
+static void push_to(struct raft *raft, struct nl_guard *guard, const struct raft_server *server,
+                    raft_index match, raft_term term) {
+    struct raft_message message;
+    struct raft_io_send *req = malloc(sizeof *req);
+    if (req == NULL) {
+        return;  // the next heartbeat tells it
+    }
+    memset(&message, 0, sizeof message);
+    message.type = RAFT_APPEND_ENTRIES;
+    message.server_id = server->id;
+    message.server_address = server->address;
+    message.append_entries.term = raft_current_term(raft);
+    message.append_entries.prev_log_index = match;
+    message.append_entries.prev_log_term = term;
+    message.append_entries.leader_commit = raft_commit_index(raft);
+    guard->io.send(&guard->io, req, &message, on_sent);
+}
+
+void nl_push_commit(struct raft *raft, struct nl_guard *guard) {
+    if (raft_state(raft) != RAFT_LEADER) {
+        return;
+    }
+    raft_index commit = raft_commit_index(raft);
+    for (unsigned i = 0; i < raft->configuration.n; i++) {
+        const struct raft_server *server = &raft->configuration.servers[i];
+        struct nl_guard_peer *peer = nl_guard_peer(guard, server->id);
+        raft_index match = 0;
+        if (server->id == raft->id || server->role == RAFT_SPARE || peer == NULL ||
+            raft_match_index(raft, server->id, &match) != 0 || match == 0) {
+            continue;
+        }
+        raft_index news = match < commit ? match : commit;
+        raft_term term = news > peer->told_commit ? TrailTermOf(&raft->trail, match) : 0;
+        if (term != 0) {
+            push_to(raft, guard, server, match, term);
+        }
+    }
+}
