@@ -1,12 +1,6 @@
 // A server's call from gRPC's hands to its method's.
 
-#include <string.h>
-
 #include "common/rpc/internal.h"
-
-static char *copy_path(grpc_slice slice) {
-    return strndup((const char *)GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
-}
 
 static bool is_stream(const struct nl_rpc_route *route) {
     return route->method->stream != NULL;
@@ -25,7 +19,7 @@ static struct nl_rpc_call *make_call(struct nl_rpc_server *server, struct nl_rpc
         return NULL;
     }
     call->server = server;
-    call->path = copy_path(arrival->details.method);
+    call->path = nl_rpc_slice_text(arrival->details.method);
     call->headers = nl_rpc_headers_copy(&arrival->headers);
     if (call->path == NULL || call->headers == NULL) {
         nl_rpc_call_unref(call);

@@ -275,7 +275,7 @@ static char *verified_name(grpc_call *core) {
         const grpc_auth_property *property = grpc_auth_property_iterator_next(&it);
         // A name with a NUL inside would be another name to whoever reads it as a string.
         if (property != NULL && memchr(property->value, '\0', property->value_length) == NULL) {
-            name = strndup(property->value, property->value_length);
+            name = nl_rpc_text(property->value, property->value_length);
         }
     }
     grpc_auth_context_release(context);

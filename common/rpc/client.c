@@ -212,8 +212,7 @@ static void take_status(struct nl_rpc_call *call) {
     call->code = (unsigned)call->recv_code <= NL_RPC_UNAUTHENTICATED
                      ? (enum nl_rpc_code)call->recv_code
                      : NL_RPC_UNKNOWN;
-    call->message = strndup((const char *)GRPC_SLICE_START_PTR(call->recv_details),
-                            GRPC_SLICE_LENGTH(call->recv_details));
+    call->message = nl_rpc_slice_text(call->recv_details);
 }
 
 static void set_recv_status(struct nl_rpc_call *call, grpc_op *op) {

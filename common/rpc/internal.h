@@ -108,6 +108,10 @@ grpc_channel_args nl_rpc_args_core(struct nl_rpc_args *args);
 
 // ---- metadata: metadata.c --------------------------------------------------
 
+// Owned and NUL-terminated; a NUL inside ends it for its readers. NULL: no memory.
+char *nl_rpc_text(const void *data, size_t len);
+char *nl_rpc_slice_text(grpc_slice slice);
+
 // Received metadata: NUL-terminated copies in one allocation; free() it.
 struct nl_rpc_headers {
     size_t count;

@@ -5,6 +5,19 @@
 
 #include "common/rpc/internal.h"
 
+char *nl_rpc_text(const void *data, size_t len) {
+    char *text = malloc(len + 1);
+    if (text != NULL) {
+        memcpy(text, data, len);
+        text[len] = '\0';
+    }
+    return text;
+}
+
+char *nl_rpc_slice_text(grpc_slice slice) {
+    return nl_rpc_text(GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
+}
+
 static char *copy_slice(char *to, grpc_slice slice) {
     memcpy(to, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
     to += GRPC_SLICE_LENGTH(slice);

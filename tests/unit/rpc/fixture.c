@@ -1,6 +1,9 @@
 #include "tests/unit/rpc/fixture.h"
 
+#include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
 
@@ -15,12 +18,20 @@ Nltest__Echo fixture_echo(const char *text, uint64_t seq) {
     return echo;
 }
 
+static void drop(struct nl_rpc_call **call) {
+    if (*call != NULL) {
+        nl_rpc_call_unref(*call);
+        *call = NULL;
+    }
+}
+
 static void on_unary(struct nl_rpc_call *call, void *user, ProtobufCMessage *message) {
     struct fixture *fx = user;
     Nltest__Echo *echo = (Nltest__Echo *)message;
     if (strcmp(echo->text, "fail") == 0) {
         nl_rpc_call_finish(call, NL_RPC_FAILED_PRECONDITION, "as asked");
     } else if (strcmp(echo->text, "later") == 0) {
+        drop(&fx->later);
         nl_rpc_call_ref(call);
         fx->later = call;
     } else {
@@ -120,9 +131,7 @@ static void on_chat(struct nl_rpc_call *call, void *user) {
         .on_message = on_chat_message, .on_half_close = on_chat_end, .on_closed = on_chat_closed};
     struct fixture *fx = user;
     nl_rpc_call_set_handler(call, &handler, fx);
-    if (fx->chat != NULL) {
-        nl_rpc_call_unref(fx->chat);
-    }
+    drop(&fx->chat);
     nl_rpc_call_ref(call);
     fx->chat = call;
     fx->chats_open++;
@@ -151,6 +160,13 @@ static const struct nl_rpc_method methods[] = {
 };
 static struct nl_rpc_service services[2];
 
+struct nl_rpc_service fixture_echo_service(struct fixture *fx) {
+    return (struct nl_rpc_service){.descriptor = &nltest__echo_service__descriptor,
+                                   .methods = methods,
+                                   .user = fx,
+                                   .authorize = on_authorize};
+}
+
 // ---- loop ------------------------------------------------------------------
 
 static void on_tick(uv_timer_t *timer) {
@@ -178,10 +194,7 @@ void fixture_open(struct fixture *fx) {
 }
 
 int fixture_serve(struct fixture *fx, struct nl_rpc_server_options options) {
-    services[0] = (struct nl_rpc_service){.descriptor = &nltest__echo_service__descriptor,
-                                          .methods = methods,
-                                          .user = fx,
-                                          .authorize = on_authorize};
+    services[0] = fixture_echo_service(fx);
     if (options.address == NULL) {
         options.address = "127.0.0.1:0";
     }
@@ -216,13 +229,6 @@ void fixture_stop_server(struct fixture *fx, uint32_t grace_ms) {
     nl_rpc_server_stop(fx->server, grace_ms, on_stopped, fx);
     WAIT_FOR(fx, fx->stopped);
     fx->server = NULL;
-}
-
-static void drop(struct nl_rpc_call **call) {
-    if (*call != NULL) {
-        nl_rpc_call_unref(*call);
-        *call = NULL;
-    }
 }
 
 void fixture_close(struct fixture *fx) {
@@ -303,6 +309,30 @@ void fixture_start(struct fixture *fx, struct probe *probe, const char *method) 
     assert_int_equal(nl_rpc_call_start(fx->channel, &nltest__echo_service__descriptor, method, NULL,
                                        &probe_handler, probe, &probe->call),
                      NL_OK);
+}
+
+// ---- a server of its own ---------------------------------------------------
+
+pid_t fixture_spawn_server(const char *const *arguments, uint16_t *ret_port) {
+    int out[2];
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    char *argv[16] = {(char *)(uintptr_t)RPC_TEST_SERVER};
+    for (size_t i = 0; arguments[i] != NULL; i++) {
+        argv[i + 1] = (char *)(uintptr_t)arguments[i];
+    }
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+    pid_t pid;
+    assert_int_equal(posix_spawn(&pid, argv[0], &actions, NULL, argv, environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(out[1]);
+    FILE *lines = fdopen(out[0], "r");
+    unsigned port;
+    assert_int_equal(fscanf(lines, "port %u", &port), 1);
+    *ret_port = (uint16_t)port;
+    fclose(lines);
+    return pid;
 }
 
 char fixture_reply[256];

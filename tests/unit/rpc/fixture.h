@@ -11,6 +11,7 @@
 #include <echo.pb-c.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 #include "common/base/err.h"
 #include "common/rpc/rpc.h"
@@ -51,6 +52,7 @@ struct probe {
 extern const struct nl_rpc_handler probe_handler;
 void probe_close(struct probe *probe);  // frees what it holds
 
+struct nl_rpc_service fixture_echo_service(struct fixture *fx);
 void fixture_open(struct fixture *fx);
 // With options.address set by the fixture.
 int fixture_serve(struct fixture *fx, struct nl_rpc_server_options options);
@@ -78,6 +80,10 @@ void fixture_turn(struct fixture *fx, uint64_t deadline_ms, const char *what);
 Nltest__Echo fixture_echo(const char *text, uint64_t seq);
 // Starts Chat, Collect, ... with the probe's handler.
 void fixture_start(struct fixture *fx, struct probe *probe, const char *method);
+// A program beside this one: rpc_test_server with arguments (ended by NULL). Its "port N" line is
+// read into *ret_port.
+pid_t fixture_spawn_server(const char *const *arguments, uint16_t *ret_port);
+
 // Unary and wait for it; returns the code, the reply's text in a static buffer.
 enum nl_rpc_code fixture_unary(struct fixture *fx, const char *text, uint64_t timeout_ms);
 extern char fixture_reply[256];
