@@ -157,6 +157,10 @@ static void configure(struct nl_raft_node *node) {
     raft_set_pre_vote(raft, true);
     raft_set_install_snapshot_timeout(raft, INSTALL_SNAPSHOT_MS);
     raft_set_max_inflight_entries(raft, INFLIGHT_ENTRIES);
+    // The default refuses entries while no prepared segment is at hand, and a node that wins an
+    // election just then dies of an assertion (its own barrier is refused). Room on the disk is
+    // watched by cluster.c.
+    raft_set_capacity_threshold(raft, 0);
     raft_set_snapshot_threshold(raft, o->snapshot_threshold);
     raft_set_snapshot_trailing(raft, o->snapshot_trailing);
     if (getenv("LIBRAFT_TRACE") == NULL) {
