@@ -258,22 +258,37 @@ int nl_args_parse_leading(const struct nl_arg_set *sets, int argc, char **argv, 
     return NL_OK;
 }
 
-void nl_args_print_help(FILE *out, const struct nl_arg *args) {
+static bool has_name(const struct nl_arg *args, const char *name) {
+    for (; args != NULL && args->name != NULL; args++) {
+        if (strcmp(args->name, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void print_arg(FILE *out, const struct nl_arg *arg) {
+    char left[WORD_MAX * 2];
+    int n = arg->short_name != '\0'
+                ? snprintf(left, sizeof left, "  -%c, --%s", arg->short_name, arg->name)
+                : snprintf(left, sizeof left, "  --%s", arg->name);
+    if (arg->type != NL_ARG_BOOL && n > 0 && (size_t)n < sizeof left) {
+        snprintf(left + n, sizeof left - (size_t)n, " %s",
+                 arg->value != NULL ? arg->value : "VALUE");
+    }
+    bool wide = strlen(left) >= HELP_COLUMN - 1;
+    fprintf(out, "%-*s%s", wide ? 0 : HELP_COLUMN, left, wide ? "\n" : "");
+    fprintf(out, "%*s%s", wide ? HELP_COLUMN : 0, "", arg->help);
+    if (arg->fallback != NULL) {
+        fprintf(out, " (default %s)", arg->fallback);
+    }
+    fprintf(out, "%s\n", arg->type == NL_ARG_LIST ? " (may be repeated)" : "");
+}
+
+void nl_args_print_help(FILE *out, const struct nl_arg *args, const struct nl_arg *hidden) {
     for (; args->name != NULL; args++) {
-        char left[WORD_MAX * 2];
-        int n = args->short_name != '\0'
-                    ? snprintf(left, sizeof left, "  -%c, --%s", args->short_name, args->name)
-                    : snprintf(left, sizeof left, "  --%s", args->name);
-        if (args->type != NL_ARG_BOOL && n > 0 && (size_t)n < sizeof left) {
-            snprintf(left + n, sizeof left - (size_t)n, " %s",
-                     args->value != NULL ? args->value : "VALUE");
+        if (!has_name(hidden, args->name)) {
+            print_arg(out, args);
         }
-        bool wide = strlen(left) >= HELP_COLUMN - 1;
-        fprintf(out, "%-*s%s", wide ? 0 : HELP_COLUMN, left, wide ? "\n" : "");
-        fprintf(out, "%*s%s", wide ? HELP_COLUMN : 0, "", args->help);
-        if (args->fallback != NULL) {
-            fprintf(out, " (default %s)", args->fallback);
-        }
-        fprintf(out, "%s\n", args->type == NL_ARG_LIST ? " (may be repeated)" : "");
     }
 }

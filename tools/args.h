@@ -60,7 +60,8 @@ int nl_args_parse_leading(const struct nl_arg_set *sets, int argc, char **argv, 
                           char *error, size_t error_size);
 void nl_args_close(const struct nl_arg_set *set);
 void nl_operands_close(struct nl_operands *operands);
-void nl_args_print_help(FILE *out, const struct nl_arg *args);
+// Leaves out flags that `hidden` (NULL: none) has, too: those win.
+void nl_args_print_help(FILE *out, const struct nl_arg *args, const struct nl_arg *hidden);
 
 // The candidate that a person who typed `word` most likely meant; NULL if none is near.
 // `names` ends with NULL.

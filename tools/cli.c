@@ -256,7 +256,7 @@ static void print_help(FILE *out, const char *group) {
     }
     print_command_list(out, group);
     fputs("\nflags of every command:\n", out);
-    nl_args_print_help(out, NL_GLOBAL_ARGS);
+    nl_args_print_help(out, NL_GLOBAL_ARGS, NULL);
     fputs("\nnodelink COMMAND --help tells more. docs/cli.md has exit codes and examples.\n", out);
 }
 
@@ -272,10 +272,10 @@ static void print_command_help(const struct nl_command *command) {
     }
     if (command->args->name != NULL) {
         puts("\nflags:");
-        nl_args_print_help(stdout, command->args);
+        nl_args_print_help(stdout, command->args, NULL);
     }
     puts("\nflags of every command:");
-    nl_args_print_help(stdout, NL_GLOBAL_ARGS);
+    nl_args_print_help(stdout, NL_GLOBAL_ARGS, command->args);
 }
 
 static bool owns_flag(const struct nl_command *command, const char *name) {
