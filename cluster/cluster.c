@@ -5,6 +5,7 @@
 // that everything of one turn shares an entry or a message.
 
 #include <assert.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -442,6 +443,15 @@ static int open_parts(struct nl_cluster *cluster, const struct nl_cluster_option
     return rv == NL_OK ? open_rest(cluster, error_text, error_size) : rv;
 }
 
+// libuv writes with write(2): a peer that went away would end the process. A handler that the
+// program has set stays.
+static void ignore_sigpipe(void) {
+    struct sigaction old;
+    if (sigaction(SIGPIPE, NULL, &old) == 0 && old.sa_handler == SIG_DFL) {
+        signal(SIGPIPE, SIG_IGN);
+    }
+}
+
 int nl_cluster_open(const struct nl_cluster_options *options,
                     const struct nl_cluster_events *events, void *user, struct nl_cluster **ret,
                     char *error_text, size_t error_size) {
@@ -455,6 +465,7 @@ int nl_cluster_open(const struct nl_cluster_options *options,
         snprintf(error_text, error_size, "no memory");
         return NL_ENOMEM;
     }
+    ignore_sigpipe();
     cluster->dir.lock_fd = -1;
     cluster->events = *events;
     cluster->user = user;

@@ -178,13 +178,29 @@ static void on_tick(struct raft_io *inner) {
     stepped(g);
 }
 
+// A snapshot that comes while another one is being installed is ignored by libraft 0.22, which
+// then forgets to free it. The leader sends it again when the first one didn't do.
+static bool drop_second_snapshot(const struct nl_guard *g, struct raft_message *message) {
+    const struct raft *raft = g->io.data;
+    struct raft_install_snapshot *args = &message->install_snapshot;
+    if (message->type != RAFT_INSTALL_SNAPSHOT || !raft->snapshot.installing ||
+        args->term != raft_current_term(raft)) {
+        return false;
+    }
+    raft_configuration_close(&args->conf);
+    raft_free(args->data.base);
+    return true;
+}
+
 static void on_recv(struct raft_io *inner, struct raft_message *message) {
     struct nl_guard *g = of_inner(inner);
     struct nl_guard_peer *peer = nl_guard_peer(g, message->server_id);
     if (peer != NULL) {
         peer->seen_ms = nl_clock_mono_ms();
     }
-    g->recv_cb(&g->io, message);  // when closing it only frees the message
+    if (!drop_second_snapshot(g, message)) {
+        g->recv_cb(&g->io, message);  // when closing it only frees the message
+    }
     stepped(g);
 }
 
@@ -361,12 +377,14 @@ static bool has_room(const struct nl_guard_peer *peer, const struct raft_message
            (peer->queued_bytes == 0 || peer->queued_bytes + bytes <= PEER_BYTES_MAX);
 }
 
-// A follower commits up to min(leader's commit, last entry it is sure of).
-static void note_told_commit(struct nl_guard_peer *peer, const struct raft_append_entries *args) {
-    uint64_t sure = args->prev_log_index + args->n_entries;
-    uint64_t told = args->leader_commit < sure ? args->leader_commit : sure;
-    if (told > peer->told_commit) {
-        peer->told_commit = told;
+// A follower commits up to min(leader's commit, last entry of the message). libraft 0.22 sets its
+// commit index to that even if it is further already (a heartbeat behind an older entry, as in
+// probing and while a snapshot is under way), and soon dies of an assertion. With the minimum taken
+// here, the follower's own comparison keeps it from going back.
+static void bound_commit(struct raft_append_entries *args) {
+    raft_index last = args->prev_log_index + args->n_entries;
+    if (args->leader_commit > last) {
+        args->leader_commit = last;
     }
 }
 
@@ -376,6 +394,10 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     struct nl_guard_peer *peer = nl_guard_peer(g, message->server_id);
     size_t bytes = message_bytes(message);
     struct guard_send *send = calloc(1, sizeof *send);
+    struct raft_message bounded = *message;
+    if (message->type == RAFT_APPEND_ENTRIES) {
+        bound_commit(&bounded.append_entries);
+    }
     // An error returned here would end in an assertion of the library; a message that is lost
     // would not.
     if (g->closing || send == NULL || peer == NULL || !has_room(peer, message, bytes)) {
@@ -392,7 +414,7 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     send->bytes = bytes;
     send->is_snapshot = message->type == RAFT_INSTALL_SNAPSHOT;
     send->req.data = send;
-    int rv = g->inner.send(&g->inner, &send->req, message, on_sent);
+    int rv = g->inner.send(&g->inner, &send->req, &bounded, on_sent);
     if (rv != 0) {
         free(send);
         if (cb != NULL) {
@@ -403,8 +425,9 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     peer->queued_messages++;
     peer->queued_bytes += bytes;
     peer->snapshot_queued = peer->snapshot_queued || send->is_snapshot;
-    if (message->type == RAFT_APPEND_ENTRIES) {
-        note_told_commit(peer, &message->append_entries);
+    if (message->type == RAFT_APPEND_ENTRIES &&
+        bounded.append_entries.leader_commit > peer->told_commit) {
+        peer->told_commit = bounded.append_entries.leader_commit;
     }
     return 0;
 }

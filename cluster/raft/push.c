@@ -13,10 +13,10 @@ static void on_sent(struct raft_io_send *req, int status) {
 }
 
 // An empty AppendEntries behind the last entry that the peer is known to hold: the peer accepts it
-// in any state, commits min(commit, that entry) and answers with what the leader knows already. It
-// changes nothing of libraft's view of the peer, so losing it or sending it twice does no harm.
+// in any state, commits up to `commit` and answers with what the leader knows already. It changes
+// nothing of libraft's view of the peer, so losing it or sending it twice does no harm.
 static void push_to(struct raft *raft, struct nl_guard *guard, const struct raft_server *server,
-                    raft_index match, raft_term term) {
+                    raft_index match, raft_term term, raft_index commit) {
     struct raft_message message;
     struct raft_io_send *req = malloc(sizeof *req);
     if (req == NULL) {
@@ -29,7 +29,7 @@ static void push_to(struct raft *raft, struct nl_guard *guard, const struct raft
     message.append_entries.term = raft_current_term(raft);
     message.append_entries.prev_log_index = match;
     message.append_entries.prev_log_term = term;
-    message.append_entries.leader_commit = raft_commit_index(raft);
+    message.append_entries.leader_commit = commit;
     guard->io.send(&guard->io, req, &message, on_sent);
 }
 
@@ -49,7 +49,7 @@ void nl_push_commit(struct raft *raft, struct nl_guard *guard) {
         raft_index news = match < commit ? match : commit;
         raft_term term = news > peer->told_commit ? TrailTermOf(&raft->trail, match) : 0;
         if (term != 0) {
-            push_to(raft, guard, server, match, term);
+            push_to(raft, guard, server, match, term, news);
         }
     }
 }

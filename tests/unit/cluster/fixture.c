@@ -1,10 +1,12 @@
 #include "tests/unit/cluster/fixture.h"
 
 #include <arpa/inet.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
@@ -35,7 +37,7 @@ static void on_role(void *user, enum nl_cluster_role role, uint64_t term, uint64
 
 static void on_fatal(void *user, const char *why) {
     fprintf(stderr, "node %u: fatal: %s\n", ((struct node *)user)->index + 1, why);
-    abort();
+    _exit(FIXTURE_FATAL);
 }
 
 // ---- ports and files -----------------------------------------------------------
@@ -51,10 +53,15 @@ static uint16_t free_port(void) {
     return ntohs(addr.sin_port);
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
 static void remove_tree(const char *path) {
-    char command[160];
-    snprintf(command, sizeof command, "rm -rf '%s'", path);
-    assert_int_equal(system(command), 0);
+    assert_int_equal(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 // ---- life --------------------------------------------------------------------

@@ -14,6 +14,7 @@
 #include "cluster/cluster.h"
 
 #define NODES_MAX 3
+#define FIXTURE_FATAL 42  // the process's exit code when a node stops itself
 
 struct node {
     struct fixture *fixture;

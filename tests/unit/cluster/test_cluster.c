@@ -90,10 +90,335 @@ static void write_and_read_through_every_node(void **state) {
     fixture_assert_equal(&f);
 }
 
+struct load {
+    struct result results[600];
+    unsigned n;
+};
+
+static bool load_done(struct fixture *fixture, void *arg) {
+    struct load *load = arg;
+    (void)fixture;
+    for (unsigned i = 0; i < load->n; i++) {
+        if (load->results[i].calls == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static unsigned count(const struct load *load, int result) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < load->n; i++) {
+        assert_int_equal(load->results[i].calls, 1);
+        n += load->results[i].result == result;
+    }
+    return n;
+}
+
+static void propose_many(struct load *load, unsigned node, unsigned n, uint64_t timeout_ms) {
+    for (unsigned i = 0; i < n; i++) {
+        int rv = propose_register(&f, node, "a", timeout_ms, &load->results[load->n++]);
+        assert_int_equal(rv, NL_OK);
+    }
+}
+
+static unsigned other_than(unsigned node) {
+    return node == 0 ? 1 : 0;
+}
+
+static bool epochs_equal(struct fixture *fixture, void *arg) {
+    uint64_t want = *(uint64_t *)arg;
+    for (unsigned i = 0; i < fixture->n; i++) {
+        if (fixture->nodes[i].cluster != NULL && epoch_at(fixture, i, "a") != want) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// The leader goes away with proposals of all nodes under way: each applies once, and those of the
+// nodes that stay end with NL_OK.
+static void leader_stops_under_load(void **state) {
+    static struct load stayed, left;
+    (void)state;
+    memset(&stayed, 0, sizeof stayed);
+    memset(&left, 0, sizeof left);
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    for (unsigned i = 0; i < 3; i++) {
+        propose_many(i == leader ? &left : &stayed, i, 100, 20000);
+    }
+    uv_run(&f.loop, UV_RUN_NOWAIT);
+    uv_run(&f.loop, UV_RUN_NOWAIT);
+    fixture_stop(&f, leader);
+    for (unsigned i = 0; i < 3; i++) {
+        if (i != leader) {
+            propose_many(&stayed, i, 50, 20000);
+        }
+    }
+    assert_true(fixture_until(&f, 30000, load_done, &stayed));
+    assert_true(load_done(&f, &left));
+    assert_int_equal(count(&stayed, NL_OK), 300);
+    fixture_assert_equal(&f);
+    uint64_t epoch = epoch_at(&f, other_than(leader), "a");
+    unsigned sure = count(&left, NL_OK), unsure = count(&left, NL_EUNKNOWN);
+    assert_true(epoch >= 300 + sure && epoch <= 300 + sure + unsure);
+    fixture_start(&f, leader);
+    assert_true(fixture_until(&f, 30000, epochs_equal, &epoch));
+    fixture_assert_equal(&f);
+}
+
+static void follower_restarts_under_load(void **state) {
+    static struct load load;
+    (void)state;
+    memset(&load, 0, sizeof load);
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    unsigned follower = other_than(leader);
+    fixture_stop(&f, follower);
+    propose_many(&load, leader, 200, 0);
+    assert_true(fixture_until(&f, 30000, load_done, &load));
+    assert_int_equal(count(&load, NL_OK), 200);
+    fixture_start(&f, follower);
+    uint64_t epoch = 200;
+    assert_true(fixture_until(&f, 30000, epochs_equal, &epoch));
+    fixture_assert_equal(&f);
+}
+
+// Entries one after the other, so that each is an entry of its own and snapshots come about.
+static void propose_in_turn(unsigned node, unsigned n) {
+    struct result r;
+    for (unsigned i = 0; i < n; i++) {
+        assert_int_equal(propose_register(&f, node, "a", 0, &r), NL_OK);
+        fixture_wait(&f, &r);
+        assert_ok(&r);
+    }
+}
+
+static bool has_snapshot(struct fixture *fixture, void *arg) {
+    struct nl_cluster_status status;
+    nl_cluster_status(fixture->nodes[*(unsigned *)arg].cluster, &status);
+    return status.snapshots_taken > 0;
+}
+
+// A node that missed more than the log still holds gets a snapshot; its proposals go on; the whole
+// cluster restarts from its snapshots with the same state.
+static void snapshots(void **state) {
+    (void)state;
+    f.snapshot_threshold = 20;
+    f.snapshot_trailing = 5;
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    unsigned follower = other_than(leader);
+    fixture_stop(&f, follower);
+    propose_in_turn(leader, 60);
+    assert_true(fixture_until(&f, 10000, has_snapshot, &leader));
+    fixture_start(&f, follower);
+    uint64_t epoch = 60;
+    assert_true(fixture_until(&f, 30000, epochs_equal, &epoch));
+    assert_true(f.nodes[follower].restored > 0);
+    fixture_node_up(&f, follower);
+    propose_in_turn(follower, 30);
+    fixture_assert_equal(&f);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(nl_cluster_boot(f.nodes[i].cluster), i == follower ? 2 : 1);
+        fixture_stop(&f, i);
+    }
+    start_all();
+    epoch = 90;
+    assert_true(fixture_until(&f, 30000, epochs_equal, &epoch));
+    fixture_assert_equal(&f);
+}
+
+// Alone among three: no read is answered, no write is done, and both say so in time.
+static void cut_off_node_answers_nothing(void **state) {
+    struct result read = {0}, write;
+    (void)state;
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    unsigned alone = other_than(leader);
+    for (unsigned i = 0; i < 3; i++) {
+        if (i != alone) {
+            fixture_stop(&f, i);
+        }
+    }
+    assert_int_equal(nl_cluster_read(f.nodes[alone].cluster, 800, on_read, &read), NL_OK);
+    assert_int_equal(propose_register(&f, alone, "a", 800, &write), NL_OK);
+    fixture_wait(&f, &read);
+    fixture_wait(&f, &write);
+    assert_true(read.result == NL_ENOQUORUM || read.result == NL_ETIMEOUT);
+    assert_int_equal(write.result, NL_ENOQUORUM);
+    struct nl_cluster_status status;
+    nl_cluster_status(f.nodes[alone].cluster, &status);
+    assert_false(status.quorum);
+    assert_true(status.leaderless_ms > 0);
+}
+
+// A leader that lost its followers: what it took in before it noticed is unknown, and afterwards
+// can't apply late.
+static void deposed_leader(void **state) {
+    static struct load load;
+    struct result read = {0};
+    (void)state;
+    memset(&load, 0, sizeof load);
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    uint64_t before = epoch_at(&f, leader, "a");
+    for (unsigned i = 0; i < 3; i++) {
+        if (i != leader) {
+            fixture_stop(&f, i);
+        }
+    }
+    propose_many(&load, leader, 20, 1000);
+    assert_int_equal(nl_cluster_read(f.nodes[leader].cluster, 1000, on_read, &read), NL_OK);
+    assert_true(fixture_until(&f, 30000, load_done, &load));
+    fixture_wait(&f, &read);
+    assert_int_not_equal(read.result, NL_OK);
+    assert_int_equal(count(&load, NL_OK), 0);
+    assert_int_equal(epoch_at(&f, leader, "a"), before);
+    for (unsigned i = 0; i < 3; i++) {
+        if (i != leader) {
+            fixture_start(&f, i);
+        }
+    }
+    assert_true(fixture_leader(&f) >= 0);
+    struct result r;
+    assert_int_equal(propose_register(&f, leader, "a", 0, &r), NL_OK);
+    fixture_wait(&f, &r);
+    assert_ok(&r);
+    fixture_assert_equal(&f);
+    assert_true(epoch_at(&f, leader, "a") <= before + 21);
+}
+
+static void on_stepped_down(void *user) {
+    (*(unsigned *)user)++;
+}
+
+static bool is_set(struct fixture *fixture, void *arg) {
+    (void)fixture;
+    return *(unsigned *)arg > 0;
+}
+
+static void step_down(void **state) {
+    unsigned called = 0;
+    (void)state;
+    start_all();
+    unsigned leader = (unsigned)fixture_leader(&f);
+    uint64_t start = nl_clock_mono_ms();
+    nl_cluster_step_down(f.nodes[leader].cluster, 5000, on_stepped_down, &called);
+    assert_true(fixture_until(&f, 10000, is_set, &called));
+    int next = fixture_leader(&f);
+    assert_int_not_equal(next, leader);
+    print_message("hand-over of leadership: %llu ms\n",
+                  (unsigned long long)(nl_clock_mono_ms() - start));
+}
+
+static void wait_applied(void **state) {
+    struct result past = {0}, later = {0}, never = {0};
+    struct nl_cluster_status status;
+    (void)state;
+    start_all();
+    make_agent(0);
+    nl_cluster_status(f.nodes[1].cluster, &status);
+    struct nl_cluster *cluster = f.nodes[1].cluster;
+    assert_int_equal(nl_cluster_wait_applied(cluster, 1, 0, on_read, &past), NL_OK);
+    assert_int_equal(nl_cluster_wait_applied(cluster, status.applied + 3, 0, on_read, &later),
+                     NL_OK);
+    assert_int_equal(
+        nl_cluster_wait_applied(cluster, status.applied + 1000, 300, on_read, &never), NL_OK);
+    assert_int_equal(past.calls, 0);
+    fixture_wait(&f, &past);
+    assert_int_equal(past.result, NL_OK);
+    propose_in_turn(2, 5);
+    fixture_wait(&f, &later);
+    assert_int_equal(later.result, NL_OK);
+    assert_true(later.index >= status.applied + 3);
+    fixture_wait(&f, &never);
+    assert_int_equal(never.result, NL_ETIMEOUT);
+}
+
+static bool peers_seen(struct fixture *fixture, void *arg) {
+    (void)arg;
+    for (unsigned i = 0; i < 3; i++) {
+        const struct nl_cluster_peer_status *p = NULL;
+        unsigned n = 0;
+        for (uint64_t id = 0;
+             (p = nl_cluster_peer_next(fixture->nodes[i].cluster, id)) != NULL; id = p->id) {
+            assert_string_equal(p->role, "voter");
+            n += p->last_seen_ms < 1000 && p->boot == 1;
+        }
+        if (n != 3) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void peer_status(void **state) {
+    (void)state;
+    start_all();
+    assert_true(fixture_until(&f, 10000, peers_seen, NULL));
+}
+
+// ---- figures -----------------------------------------------------------------
+
+static int compare(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+struct lag {
+    unsigned node;
+    uint64_t epoch;
+};
+
+static bool has_epoch(struct fixture *fixture, void *arg) {
+    struct lag *lag = arg;
+    return epoch_at(fixture, lag->node, "a") >= lag->epoch;
+}
+
+// How soon a follower has applied what the leader has: without the commit push it is a heartbeat.
+static void commit_push(void **state) {
+    enum { ROUNDS = 100 };
+    uint64_t us[ROUNDS];
+    struct result r;
+    (void)state;
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct lag lag = {other_than(leader), i + 1};
+        assert_int_equal(propose_register(&f, leader, "a", 0, &r), NL_OK);
+        fixture_wait(&f, &r);
+        uint64_t start = nl_clock_mono_us();
+        assert_true(fixture_until(&f, 10000, has_epoch, &lag));
+        us[i] = nl_clock_mono_us() - start;
+    }
+    qsort(us, ROUNDS, sizeof us[0], compare);
+    print_message("follower lag behind the leader: p50 %llu us, p95 %llu us, max %llu us\n",
+                  (unsigned long long)us[ROUNDS / 2], (unsigned long long)us[ROUNDS * 95 / 100],
+                  (unsigned long long)us[ROUNDS - 1]);
+    assert_true(us[ROUNDS / 2] < 25000);  // half a heartbeat
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(single_node, setup1, teardown),
         cmocka_unit_test_setup_teardown(write_and_read_through_every_node, setup3, teardown),
+        cmocka_unit_test_setup_teardown(leader_stops_under_load, setup3, teardown),
+        cmocka_unit_test_setup_teardown(follower_restarts_under_load, setup3, teardown),
+        cmocka_unit_test_setup_teardown(snapshots, setup3, teardown),
+        cmocka_unit_test_setup_teardown(cut_off_node_answers_nothing, setup3, teardown),
+        cmocka_unit_test_setup_teardown(deposed_leader, setup3, teardown),
+        cmocka_unit_test_setup_teardown(step_down, setup3, teardown),
+        cmocka_unit_test_setup_teardown(wait_applied, setup3, teardown),
+        cmocka_unit_test_setup_teardown(peer_status, setup3, teardown),
+        cmocka_unit_test_setup_teardown(commit_push, setup3, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
