@@ -258,7 +258,9 @@ static grpc_ssl_certificate_config_reload_status fetch(
     if (fresh) {
         grpc_ssl_pem_key_cert_pair pair = {.private_key = files->pem[KEY],
                                            .cert_chain = files->pem[CERT]};
-        *config = grpc_ssl_server_certificate_config_create(files->pem[CA], &pair, 1);
+        // gRPC asserts that there are roots, even if no client is asked for a certificate.
+        const char *roots = files->pem[CA] != NULL ? files->pem[CA] : files->pem[CERT];
+        *config = grpc_ssl_server_certificate_config_create(roots, &pair, 1);
         files->fetched = true;
     }
     pthread_mutex_unlock(&files->mutex);

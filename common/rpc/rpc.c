@@ -4,13 +4,16 @@
 #include <grpc/support/log.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/log.h"
 #include "common/rpc/internal.h"
 
-// gRPC writes its own lines to stderr otherwise, in the middle of ours.
+// gRPC writes its own lines to stderr otherwise, in the middle of ours. What it says before it
+// aborts must not be lost.
 static void log_core(gpr_log_func_args *args) {
-    nl_log(NL_LOG_DEBUG, "grpc", args->message, NULL);
+    bool is_last = strncmp(args->message, "assertion failed", 16) == 0;
+    nl_log(is_last ? NL_LOG_ERROR : NL_LOG_DEBUG, "grpc", args->message, NULL);
 }
 
 bool nl_rpc_post(struct nl_rpc *rpc, struct nl_rpc_node *node) {

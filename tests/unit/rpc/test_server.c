@@ -4,6 +4,7 @@
 #include <nodelink/v1/task.pb-c.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include "tests/unit/rpc/fixture.h"
@@ -66,6 +67,7 @@ static void serve(struct fixture *fx, const struct nl_rpc_server_options *option
 }
 
 int main(int argc, char **argv) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that failed leaves nothing behind
     struct nl_rpc_tls tls = {0};
     struct nl_rpc_server_options options = {.address = "127.0.0.1:0"};
     rlim_t descriptors = 0;
