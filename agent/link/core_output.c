@@ -127,8 +127,15 @@ void nl_link_output_drop_all(struct nl_link_core *core) {
 // ---- requests --------------------------------------------------------------
 
 static bool needs_fence(const struct nl_link_task *task, const uint64_t offsets[]) {
-    return task->release_unknown || task->released_no_reader || task->releases_unanswered > 0 ||
-           offsets[0] < task->released[0] || offsets[1] < task->released[1];
+    return task->release_unknown || task->released_no_reader ||
+           task->releases_taken < task->releases_sent || offsets[0] < task->released[0] ||
+           offsets[1] < task->released[1];
+}
+
+static void release_and_fence(struct nl_link_core *core, struct nl_link_sub *sub, bool fence) {
+    nl_link_sup_release(core, sub->task);
+    sub->fenced = fence;
+    sub->fence = core->sup_attached ? sub->task->releases_sent : UINT32_MAX;  // until it is
 }
 
 void nl_link_output_open(struct nl_link_core *core, struct nl_link_conn *conn,
@@ -158,8 +165,7 @@ void nl_link_output_open(struct nl_link_core *core, struct nl_link_conn *conn,
         core->no_memory = true;
         return;
     }
-    sub->fenced = fence;
-    nl_link_sup_release(core, task);
+    release_and_fence(core, sub, fence);
     settle(core, sub);
 }
 
@@ -198,8 +204,7 @@ bool nl_link_output_push(struct nl_link_core *core, struct nl_link_task *task) {
         core->no_memory = true;
         return false;
     }
-    sub->fenced = fence;
-    nl_link_sup_release(core, task);
+    release_and_fence(core, sub, fence);
     settle(core, sub);
     return false;
 }

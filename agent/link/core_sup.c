@@ -89,7 +89,7 @@ static void send_release(struct nl_link_core *core, struct nl_link_task *task,
     task->released[NL_LINK_ERR] = low[NL_LINK_ERR];
     task->released_no_reader = no_reader;
     task->release_unknown = false;
-    task->releases_unanswered++;
+    task->releases_sent++;
 }
 
 static bool worth_telling(const struct nl_link_task *task, const uint64_t low[NL_LINK_STREAMS]) {
@@ -136,12 +136,12 @@ static void take_spool(struct nl_link_task *task, const Nodelink__V1__SupSpool *
         task->base[i] = bases[i] > task->base[i] ? bases[i] : task->base[i];
         task->end[i] = ends[i] > task->end[i] ? ends[i] : task->end[i];
     }
-    if (spool->answers_release && task->releases_unanswered > 0 &&
-        --task->releases_unanswered == 0) {
-        struct nl_link_sub *sub;
-        TAILQ_FOREACH(sub, &task->subs, in_task) {
-            sub->fenced = false;
-        }
+    // Answers are merged, so they say how many releases the supervisor has taken.
+    task->releases_taken =
+        spool->releases > task->releases_taken ? spool->releases : task->releases_taken;
+    struct nl_link_sub *sub;
+    TAILQ_FOREACH(sub, &task->subs, in_task) {
+        sub->fenced = sub->fenced && task->releases_taken < sub->fence;
     }
 }
 
@@ -285,9 +285,10 @@ static void readers_again(struct nl_link_core *core, struct nl_link_task *task) 
     struct nl_link_sub *sub;
     TAILQ_FOREACH(sub, &task->subs, in_task) {
         sub->fenced = true;
+        sub->fence = 1;  // the release that follows is the first of this attach
         nl_link_subs_settle(&core->subs, sub);
     }
-    task->releases_unanswered = 0;
+    task->releases_sent = task->releases_taken = 0;
     task->release_unknown = true;
     task->released_no_reader = false;
     task->released[0] = task->released[1] = 0;

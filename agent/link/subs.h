@@ -24,8 +24,9 @@ struct nl_link_sub {
     uint64_t id;  // chosen by the node; with push: none
     bool push;    // to a stock server: no id, no credit, no end frame
     bool ready;
-    bool fenced;    // the supervisor has not yet confirmed that nothing more is dropped
-    unsigned turn;  // stream that is served first, when both have bytes
+    uint32_t fence;  // number of the release that lifts it
+    bool fenced;     // the supervisor has not yet confirmed that nothing more is dropped
+    unsigned turn;   // stream that is served first, when both have bytes
     uint64_t opened[NL_LINK_STREAMS];
     uint64_t offset[NL_LINK_STREAMS];  // next byte to send
     uint64_t credit;                   // bytes that may still be sent

@@ -54,12 +54,12 @@ struct nl_link_task {
     char *spool_dir;                 // owned; relative to the state directory; NULL: not known yet
     uint64_t base[NL_LINK_STREAMS];  // lowest byte that is there
     uint64_t end[NL_LINK_STREAMS];
-    uint64_t pushed[NL_LINK_STREAMS];    // to stock servers
-    uint64_t released[NL_LINK_STREAMS];  // last told to the supervisor
-    bool released_no_reader;             // the same
-    bool release_unknown;                // what the supervisor was told last is not known
-    uint32_t releases_unanswered;
-    uint64_t no_reader_at_ms;  // when to say so; 0: there is a reader, or it was said
+    uint64_t pushed[NL_LINK_STREAMS];        // to stock servers
+    uint64_t released[NL_LINK_STREAMS];      // last told to the supervisor
+    bool released_no_reader;                 // the same
+    bool release_unknown;                    // what the supervisor was told last is not known
+    uint32_t releases_sent, releases_taken;  // since the attach; taken: as the supervisor says
+    uint64_t no_reader_at_ms;                // when to say so; 0: there is a reader, or it was said
     struct nl_link_sub_list subs;
 };
 

@@ -66,6 +66,7 @@ static void send_spool(struct sup_driver *d, struct sup_task *t) {
     Nodelink__V1__FromSupervisor m = NODELINK__V1__FROM_SUPERVISOR__INIT;
     Nodelink__V1__SupSpool spool;
     sup_spool_to_message(t, &spool);
+    spool.releases = ((struct sup_io *)t->io)->releases;
     m.body_case = NODELINK__V1__FROM_SUPERVISOR__BODY_SPOOL;
     m.spool = &spool;
     send_message(d, &m);
@@ -207,6 +208,9 @@ static void mark_all(struct sup_driver *d) {
     }
     for (struct sup_task *t = sup_core_walk(d->core, NULL); t != NULL;
          t = sup_core_walk(d->core, t)) {
+        if (t->io != NULL) {
+            ((struct sup_io *)t->io)->releases = 0;
+        }
         if (reported(t)) {
             sup_mark_report(d, t->io);
         }
@@ -332,7 +336,8 @@ static void on_release(struct sup_driver *d, const Nodelink__V1__SupRelease *rel
                           .flag = release->no_reader};
     sup_driver_step(d, &e);
     struct sup_task *t = sup_core_find(d->core, release->task_id, release->attempt);
-    if (t != NULL) {
+    if (t != NULL && t->io != NULL) {
+        ((struct sup_io *)t->io)->releases++;
         // Answered always: from here on the link knows what is still there for a reader.
         sup_mark_spool(d, t->io);
     }

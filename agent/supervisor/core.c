@@ -508,6 +508,7 @@ static void limit_spent(struct sup_core *c) {
 
 static void on_stop(struct sup_core *c, bool kill_tasks) {
     c->stopping = true;
+    c->stop_kills = c->stop_kills || kill_tasks;
     struct sup_task *t;
     if (kill_tasks) {
         TAILQ_FOREACH(t, &c->tasks, order) {
@@ -596,6 +597,9 @@ static void on_tick(struct sup_core *c) {
 void sup_core_set_link(struct sup_core *c, uint64_t now_ms, bool attached) {
     c->now = now_ms;
     c->link = attached;
+    if (attached && !c->stop_kills && !c->exit_said) {
+        c->stopping = false;  // the agent was only started again
+    }
     start_idling(c);
 }
 

@@ -22,7 +22,7 @@ struct sup_core {
     uint64_t now, wall;  // of the event being handled
     uint64_t next_tick;  // not later than the earliest timer; 0: none
     uint64_t idle_since;
-    bool link, stopping, exit_said;
+    bool link, stopping, stop_kills, exit_said;
     struct sup_action *actions;  // waiting: [first, last)
     size_t first, last, cap;
 };

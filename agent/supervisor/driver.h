@@ -57,6 +57,7 @@ struct sup_io {
     bool waits_intent, waits_result;  // for the journal
     const char *failed;               // why the append failed; NULL: it did not
     bool report_dirty, spool_dirty;   // something the link has not been told
+    uint32_t releases;                // taken since the link attached
     bool dead;
     TAILQ_ENTRY(sup_io) waiting;  // for the journal
     TAILQ_ENTRY(sup_io) report;

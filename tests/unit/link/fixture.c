@@ -295,13 +295,13 @@ void fx_sup_task(struct fixture *f, const char *id, Nodelink__V1__TaskRef__Phase
 }
 
 void fx_sup_spool(struct fixture *f, const char *id, uint64_t stdout_base, uint64_t stdout_end,
-                  bool answers_release) {
+                  uint32_t releases) {
     Nodelink__V1__SupSpool spool = NODELINK__V1__SUP_SPOOL__INIT;
     spool.task_id = (char *)id;
     spool.attempt = 1;
     spool.stdout_base = stdout_base;
     spool.stdout_end = stdout_end;
-    spool.answers_release = answers_release;
+    spool.releases = releases;
     Nodelink__V1__FromSupervisor message = NODELINK__V1__FROM_SUPERVISOR__INIT;
     message.body_case = NODELINK__V1__FROM_SUPERVISOR__BODY_SPOOL;
     message.spool = &spool;

@@ -42,7 +42,7 @@ void fx_attach(struct fixture *f, uint32_t tasks);  // SUP_UP and SupAttached
 void fx_sup_task(struct fixture *f, const char *id, Nodelink__V1__TaskRef__Phase phase,
                  uint64_t stdout_end);  // FINISHED: exit code 0
 void fx_sup_spool(struct fixture *f, const char *id, uint64_t stdout_base, uint64_t stdout_end,
-                  bool answers_release);
+                  uint32_t releases);
 void fx_sup_refused(struct fixture *f, const char *id, const char *reason);
 void fx_sup_down(struct fixture *f);
 

@@ -491,7 +491,7 @@ static void stock_server(void **state) {
     fx_expect(&f, "sup run t/1\n");
     fx_sup_task(&f, "t", RUNNING, 0);
     fx_expect(&f, "1: in-progress t\n");
-    fx_sup_spool(&f, "t", 0, 100, false);
+    fx_sup_spool(&f, "t", 0, 100, 0);
     fx_expect(&f, "output\n");
     fx_sup_task(&f, "t", FINISHED, 100);  // its result waits for the output
     fx_output_sent(&f);

@@ -60,7 +60,7 @@ static void follows_growth_within_credit(void **state) {
     expect_chunk(&f, 700, 300);
     fx_output_sent(&f);
     expect_nothing(&f);
-    fx_sup_spool(&f, "t", 0, 1500, false);
+    fx_sup_spool(&f, "t", 0, 1500, 0);
     expect_chunk(&f, 1000, 500);
     fx_output_sent(&f);
     fx_forget(&f);
@@ -115,7 +115,7 @@ static void ends(void **state) {
     start(&f);
     fx_open(&f, 1, 1, "unknown", 0, 10);
     fx_expect(&f, "1: end sub=1 gone base=0 total=0\n");
-    fx_sup_spool(&f, "t", 500, 1000, false);
+    fx_sup_spool(&f, "t", 500, 1000, 0);
     fx_open(&f, 1, 2, "t", 499, 10);
     fx_expect(&f, "1: end sub=2 gap base=500 total=1000\n");
     fx_open(&f, 1, 3, "t", 500, 10);
@@ -193,14 +193,14 @@ static void fence(void **state) {
     start(&f);
     fx_advance_alive(&f, 1, 32000);
     assert_non_null(strstr(f.transcript, "sup release t 0 no-reader\n"));
-    fx_sup_spool(&f, "t", 0, 1000, true);
+    fx_sup_spool(&f, "t", 0, 1000, 1);
     fx_forget(&f);
     fx_open(&f, 1, 1, "t", 0, 5000);
     fx_expect(&f, "sup release t 0\n");
     expect_nothing(&f);
-    fx_sup_spool(&f, "t", 0, 2000, false);  // said before it knew of the reader
+    fx_sup_spool(&f, "t", 0, 2000, 1);  // said before it knew of the reader
     expect_nothing(&f);
-    fx_sup_spool(&f, "t", 700, 2000, true);
+    fx_sup_spool(&f, "t", 700, 2000, 2);
     fx_expect(&f, "1: end sub=1 gap base=700 total=2000\n");
     fx_open(&f, 1, 2, "t", 700, 5000);
     expect_chunk(&f, 700, 1300);
@@ -219,7 +219,7 @@ static void fence_after_a_new_attach(void **state) {
     fx_sup_task(&f, "t", RUNNING, 1000);
     assert_non_null(strstr(f.transcript, "sup release t 0\n"));
     expect_nothing(&f);
-    fx_sup_spool(&f, "t", 0, 1000, true);
+    fx_sup_spool(&f, "t", 0, 1000, 1);
     expect_chunk(&f, 0, 1000);
     fx_close(&f);
 }
