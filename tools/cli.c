@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/base/err.h"
@@ -77,6 +78,11 @@ int nl_cli_usage(const struct nl_cli *cli, const char *fmt, ...) {
     va_end(args);
     print_failure(cli, &(struct nl_failure){.code = "USAGE", .outcome = "failed"}, text);
     return NL_EXIT_USAGE;
+}
+
+void nl_cli_pause_ms(uint64_t ms) {
+    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    nanosleep(&t, NULL);
 }
 
 static const char *advice(const struct nl_client_error *error) {

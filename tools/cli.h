@@ -79,6 +79,8 @@ void nl_cli_fail_call(const struct nl_cli *cli, const struct nl_client_error *er
 int nl_cli_usage(const struct nl_cli *cli, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+void nl_cli_pause_ms(uint64_t ms);
+
 // ---- calls -----------------------------------------------------------------
 
 // A client for the global flags. NULL: no memory (said on stderr).

@@ -17,6 +17,7 @@ enum {
     SCRIPT_BYTES_MAX = 120 << 10,  // Linux takes no argument over 128 KiB
     READ_BYTES = 16 << 10,
     PARALLEL_MAX = 1000,
+    SUBMIT_MS_MAX = 10000,
 };
 
 #define ARG(f) offsetof(struct nl_run_options, f)
@@ -41,7 +42,7 @@ static const struct nl_arg ARGS[] = {
     {"no-prefix", 0, NL_ARG_BOOL, ARG(no_prefix), NULL, NULL,
      "no agent name before each line, with --label or --all"},
     {"patience", 0, NL_ARG_DURATION, ARG(patience_ms), "DURATION", "30s",
-     "give up after this long without an answer of any node"},
+     "of a task that runs: give up after this long without an answer of any node"},
     {0},
 };
 
@@ -68,6 +69,10 @@ const char *nl_run_task_id(const struct nl_run_options *options, const char *age
     nl_hex_encode(digest, sizeof digest, hex);
     snprintf(out, NL_TASK_ID_SIZE, "key-%.40s", hex);
     return out;
+}
+
+uint64_t nl_run_submit_ms(const struct nl_run_options *options) {
+    return options->patience_ms < SUBMIT_MS_MAX ? options->patience_ms : SUBMIT_MS_MAX;
 }
 
 int nl_run_write(int fd, const void *data, size_t len) {

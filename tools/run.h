@@ -38,6 +38,10 @@ enum { NL_TASK_ID_SIZE = 65 };
 // random. out holds NL_TASK_ID_SIZE for the last two; the result is borrowed.
 const char *nl_run_task_id(const struct nl_run_options *options, const char *agent, char *out);
 
+// How long a submit may take: a caller without a quorum should hear of it sooner than one whose
+// task runs already.
+uint64_t nl_run_submit_ms(const struct nl_run_options *options);
+
 // All of it, or what was written before the reader went away. NL_OK; NL_ECLOSED: nobody reads;
 // NL_ECANCELED: Ctrl-C twice; NL_EIO.
 int nl_run_write(int fd, const void *data, size_t len);

@@ -222,6 +222,10 @@ static void on_submitted(void *user, const struct nl_client_error *error,
     snprintf(job->state, sizeof job->state, "%s", nl_format_task_state(reply->state));
     nl_rpc_message_free(message);
     if (job->many->plan->options->detach) {
+        if (!job->many->cli->json) {
+            clear_progress(job->many);
+            printf("%s %s\n", job->agent, job->task_id);
+        }
         finish_job(job, (struct nl_verdict){"submitted", NL_EXIT_OK}, NULL);
     } else {
         follow_job(job);
@@ -241,7 +245,7 @@ static void start_job(struct job *job) {
         .method = "SubmitTask",
         .request = &job->submit.base,
         .repeat = NL_CLIENT_IDEMPOTENT,
-        .timeout_ms = m->plan->options->patience_ms,
+        .timeout_ms = nl_run_submit_ms(m->plan->options),
     };
     m->active++;
     if (nl_client_start(m->client, &call, on_submitted, job) != NL_OK) {

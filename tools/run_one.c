@@ -320,7 +320,7 @@ static int start_submit(struct session *s) {
         .method = "SubmitTask",
         .request = &s->submit.base,
         .repeat = NL_CLIENT_IDEMPOTENT,
-        .timeout_ms = s->plan->options->patience_ms,
+        .timeout_ms = nl_run_submit_ms(s->plan->options),
     };
     return nl_client_start(s->client, &call, on_submitted, s);
 }

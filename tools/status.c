@@ -1,5 +1,4 @@
 #include <string.h>
-#include <time.h>
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
@@ -82,11 +81,6 @@ static int print(const struct nl_cli *cli, const struct look *l) {
     return nl_health_exit(o->health);
 }
 
-static void pause_ms(uint64_t ms) {
-    struct timespec t = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
-    nanosleep(&t, NULL);
-}
-
 static int watch(const struct nl_cli *cli, struct nl_client *client, uint64_t interval_ms) {
     for (;;) {
         struct look l = {0};
@@ -99,7 +93,7 @@ static int watch(const struct nl_cli *cli, struct nl_client *client, uint64_t in
             return NL_EXIT_FAILED;
         }
         nl_probes_close(&l.probes);
-        pause_ms(interval_ms);
+        nl_cli_pause_ms(interval_ms);
     }
 }
 
@@ -125,7 +119,7 @@ static int look_until(const struct nl_cli *cli, struct nl_client *client, const 
         if (over) {
             return rc;
         }
-        pause_ms(AGAIN_MS);
+        nl_cli_pause_ms(AGAIN_MS);
     }
 }
 

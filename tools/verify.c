@@ -2,7 +2,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/base/clock.h"
 #include "common/base/crypto.h"
@@ -202,7 +201,7 @@ static int search(const struct nl_cli *cli, struct nl_client *client, const stru
         if (nl_clock_mono_ms() >= deadline) {
             return give_up(cli, s);
         }
-        nanosleep(&(struct timespec){.tv_nsec = AGAIN_MS * 1000000}, NULL);
+        nl_cli_pause_ms(AGAIN_MS);
     }
 }
 

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/base/err.h"
@@ -40,7 +39,7 @@ static int take_lock(const struct nl_cli *cli, struct nl_local *local) {
     for (int i = 0; i < LOCK_TRIES && rc == NL_EBUSY; i++) {
         rc = nl_fs_lock(path, &local->lock_fd, &holder);
         if (rc == NL_EBUSY) {
-            nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_MS * 1000000}, NULL);
+            nl_cli_pause_ms(LOCK_PAUSE_MS);
         }
     }
     if (rc == NL_OK) {

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/base/buf.h"
@@ -21,6 +20,8 @@ enum {
     LOG_TAIL_LINES = 15,
     LOG_BYTES_MAX = 64 << 20,
     FIXED_AGENT_ARGS = 10,
+    JOURNAL_MARK_BYTES = 128,
+    ORPHAN_PASSES = 3,
 };
 
 void nl_local_node_log(const struct nl_local_node *node, char *out) {
@@ -213,7 +214,7 @@ static bool wait_all(const struct group *group, uint64_t timeout_ms) {
         } else if (nl_clock_mono_ms() >= deadline) {
             return false;
         } else {
-            nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000}, NULL);
+            nl_cli_pause_ms(POLL_MS);
         }
     }
     return true;
@@ -242,6 +243,43 @@ static void add_tasks(struct group *tasks, const struct nl_process *supervisor) 
     }
 }
 
+// Tasks whose supervisor was killed belong to nobody, but carry their agent's mark.
+static void add_orphans(struct group *tasks, const struct nl_local_agent *agent) {
+    char path[NL_LOCAL_PATH];
+    char entry[JOURNAL_MARK_BYTES];
+    char *id = NULL;
+    size_t len = 0;
+    struct nl_process *found = NULL;
+    size_t n = 0;
+    if (!nl_local_path(path, agent->dir, "journal_id") ||
+        nl_fs_read(path, JOURNAL_MARK_BYTES / 2, &id, &len) != NL_OK || len == 0) {
+        free(id);
+        return;
+    }
+    snprintf(entry, sizeof entry, "NODELINK_JOURNAL=%s", id);
+    if (nl_process_with_environment(entry, &found, &n) == NL_OK) {
+        for (size_t i = 0; i < n; i++) {
+            add(tasks, &found[i]);
+        }
+        free(found);
+    }
+    free(id);
+}
+
+// More than once: one may have forked while it was being looked for.
+static void end_orphans(const struct nl_local *local) {
+    for (int pass = 0; pass < ORPHAN_PASSES; pass++) {
+        struct group tasks = {0};
+        for (size_t i = 0; i < local->n_agents; i++) {
+            add_orphans(&tasks, &local->agents[i]);
+        }
+        if (tasks.count == 0) {
+            return;
+        }
+        end_group(&tasks, 0);
+    }
+}
+
 void nl_local_stop_all(struct nl_local *local) {
     struct group links = {0}, supervisors = {0}, tasks = {0}, nodes = {0};
     nl_local_refresh(local);
@@ -257,6 +295,7 @@ void nl_local_stop_all(struct nl_local *local) {
     }
     end_group(&supervisors, AGENT_STOP_MS);
     end_group(&tasks, 0);
+    end_orphans(local);
     for (size_t i = 0; i < local->n_nodes; i++) {
         add(&nodes, &local->nodes[i].process);
     }

@@ -18,7 +18,7 @@
 #include "common/base/err.h"
 #include "common/base/fs.h"
 
-enum { STAT_BYTES = 1024, PATH_BYTES = 4096, CLOCK_SLACK_MS = 2000 };
+enum { STAT_BYTES = 1024, PATH_BYTES = 4096, ENVIRON_BYTES = 1 << 20, CLOCK_SLACK_MS = 2000 };
 
 struct stat_line {
     char state;
@@ -233,9 +233,60 @@ static int read_all(struct entry **ret, size_t *ret_count) {
     return NL_OK;
 }
 
+static bool has_environment(pid_t pid, const char *entry, char *text) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    size_t len = 0;
+    for (ssize_t n = 1; n > 0 && len<ENVIRON_BYTES - 1; len += n> 0 ? (size_t)n : 0) {
+        n = read(fd, text + len, ENVIRON_BYTES - 1 - len);
+    }
+    close(fd);
+    text[len] = '\0';
+    for (const char *at = text; at < text + len; at += strlen(at) + 1) {
+        if (strcmp(at, entry) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The marked ones; takes the entries.
+static int take_marked(struct entry *entries, size_t n, struct nl_process **ret,
+                       size_t *ret_count) {
+    struct nl_process *found = calloc(n + 1, sizeof *found);
+    size_t at = 0;
+    for (size_t i = 0; found != NULL && i < n; i++) {
+        if (entries[i].ours) {
+            found[at++] = entries[i].process;
+        }
+    }
+    free(entries);
+    if (found == NULL) {
+        return NL_ENOMEM;
+    }
+    *ret = found;
+    *ret_count = at;
+    return NL_OK;
+}
+
+int nl_process_with_environment(const char *entry, struct nl_process **ret, size_t *ret_count) {
+    struct entry *entries = NULL;
+    size_t n = 0;
+    char *text = malloc(ENVIRON_BYTES);
+    int rc = text != NULL ? read_all(&entries, &n) : NL_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        entries[i].ours = has_environment(entries[i].process.pid, entry, text);
+    }
+    free(text);
+    return rc == NL_OK ? take_marked(entries, n, ret, ret_count) : rc;
+}
+
 // Marks the children of marked ones until nothing changes.
-static size_t mark(struct entry *entries, size_t n, pid_t root) {
-    size_t marked = 0;
+static void mark(struct entry *entries, size_t n, pid_t root) {
     for (bool changed = true; changed;) {
         changed = false;
         for (size_t i = 0; i < n; i++) {
@@ -246,11 +297,9 @@ static size_t mark(struct entry *entries, size_t n, pid_t root) {
             if (child && !entries[i].ours) {
                 entries[i].ours = true;
                 changed = true;
-                marked++;
             }
         }
     }
-    return marked;
 }
 
 int nl_process_descendants(const struct nl_process *root, struct nl_process **ret,
@@ -266,20 +315,6 @@ int nl_process_descendants(const struct nl_process *root, struct nl_process **re
     if (rc != NL_OK) {
         return rc;
     }
-    size_t marked = mark(entries, n, root->pid);
-    struct nl_process *found = calloc(marked + 1, sizeof *found);
-    if (found == NULL) {
-        free(entries);
-        return NL_ENOMEM;
-    }
-    size_t at = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (entries[i].ours) {
-            found[at++] = entries[i].process;
-        }
-    }
-    free(entries);
-    *ret = found;
-    *ret_count = at;
-    return NL_OK;
+    mark(entries, n, root->pid);
+    return take_marked(entries, n, ret, ret_count);
 }

@@ -34,4 +34,8 @@ int nl_process_start(char *const argv[], char *const environment[], const char *
 int nl_process_descendants(const struct nl_process *root, struct nl_process **ret,
                            size_t *ret_count);
 
+// All processes that were started with `entry` ("KEY=VALUE") in their environment and whose
+// environment we may read. *ret is owned.
+int nl_process_with_environment(const char *entry, struct nl_process **ret, size_t *ret_count);
+
 #endif

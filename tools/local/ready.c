@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
@@ -27,10 +26,6 @@ int nl_local_target(const struct nl_cli *cli, const struct nl_local *local,
     int rc = nl_local_path(path, local->dir, "admin-token") ? nl_fs_read_secret(path, &ret->token)
                                                             : NL_ETOOBIG;
     return rc == NL_OK ? NL_EXIT_OK : nl_cli_usage(cli, "can't read %s: %s", path, nl_strerror(rc));
-}
-
-static void pause_a_moment(void) {
-    nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000}, NULL);
 }
 
 // ---- nodes -----------------------------------------------------------------
@@ -85,7 +80,7 @@ static int wait_nodes(const struct nl_cli *cli, const struct nl_local *local,
             rc = fail_node(cli, &local->nodes[silent > 0 ? silent - 1 : 0],
                            silent > 0 ? "does not answer in time" : "saw no leader in time");
         } else {
-            pause_a_moment();
+            nl_cli_pause_ms(POLL_MS);
         }
     }
     nl_client_free(client);
@@ -206,7 +201,7 @@ static int wait_agents(const struct nl_cli *cli, struct fleet *fleet, struct nl_
             return missing != NULL ? fail_agent(cli, missing, "did not connect in time")
                                    : (nl_cli_fail_call(cli, &error, "list agents"), NL_EXIT_FAILED);
         }
-        pause_a_moment();
+        nl_cli_pause_ms(POLL_MS);
     }
 }
 

@@ -1,7 +1,6 @@
 // `local kill|pause|resume`: SIGKILL, SIGSTOP, SIGCONT to one part.
 #include <signal.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "common/base/err.h"
 #include "tools/commands.h"
@@ -39,7 +38,7 @@ static const struct nl_process *find(const struct nl_cli *cli, struct nl_local *
 // kill -9 is asynchronous: what follows may rely on the process being gone.
 static void wait_gone(const struct nl_process *process) {
     for (int i = 0; i < GONE_TRIES && nl_process_state(process) != NL_PROCESS_GONE; i++) {
-        nanosleep(&(struct timespec){.tv_nsec = GONE_PAUSE_MS * 1000000}, NULL);
+        nl_cli_pause_ms(GONE_PAUSE_MS);
     }
 }
 

@@ -137,6 +137,35 @@ static void test_descendants(void **state) {
     wait_for(&process, NL_PROCESS_GONE);
     assert_int_equal(nl_process_descendants(&process, &found, &n), NL_OK);
     assert_int_equal(n, 0);
+    free(found);
+}
+
+static void test_environment(void **state) {
+    (void)state;
+    struct nl_process process;
+    struct nl_process *found = NULL;
+    size_t n = 0;
+    char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)"sleep 60 & wait", NULL};
+    char mark[64];
+    snprintf(mark, sizeof mark, "NODELINK_TEST_MARK=%d", (int)getpid());
+    char *environment[] = {(char *)"PATH=/usr/bin:/bin", mark, NULL};
+    assert_int_equal(nl_process_start(argv, environment, log_path, &process), NL_OK);
+    for (int i = 0; i < 500 && n < 2; i++) {
+        free(found);
+        found = NULL;
+        assert_int_equal(nl_process_with_environment(mark, &found, &n), NL_OK);
+        nap();
+    }
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++) {
+        nl_process_signal(&found[i], SIGKILL);
+    }
+    free(found);
+    wait_for(&process, NL_PROCESS_GONE);
+    mark[strlen(mark) - 1] = 'x';
+    assert_int_equal(nl_process_with_environment(mark, &found, &n), NL_OK);
+    assert_int_equal(n, 0);
+    free(found);
 }
 
 int main(void) {
@@ -145,6 +174,7 @@ int main(void) {
         cmocka_unit_test(test_another_process_of_the_pid_is_not_hit),
         cmocka_unit_test(test_pid_file),
         cmocka_unit_test(test_descendants),
+        cmocka_unit_test(test_environment),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
