@@ -60,8 +60,8 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return remove(path);
 }
 
-static void remove_tree(const char *path) {
-    assert_int_equal(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+void fixture_remove(const char *dir) {
+    assert_int_equal(nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 // ---- life --------------------------------------------------------------------
@@ -204,7 +204,7 @@ void fixture_close(struct fixture *f) {
     assert_true(fixture_until(f, WAIT_MS, rpc_closed, NULL));
     uv_run(&f->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&f->loop), 0);
-    remove_tree(f->dir);
+    fixture_remove(f->dir);
 }
 
 // ---- waiting -----------------------------------------------------------------

@@ -44,6 +44,7 @@ extern const uint8_t fixture_secret[32];
 
 void fixture_open(struct fixture *f, unsigned n);
 void fixture_close(struct fixture *f);  // stops what runs, checks the loop, removes the files
+void fixture_remove(const char *dir);   // of a fixture whose process is gone
 struct nl_cluster_options fixture_options(struct fixture *f, unsigned i);
 void fixture_start(struct fixture *f, unsigned i);
 void fixture_stop(struct fixture *f, unsigned i);

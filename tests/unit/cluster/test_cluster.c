@@ -329,8 +329,8 @@ static void wait_applied(void **state) {
     assert_int_equal(nl_cluster_wait_applied(cluster, 1, 0, on_read, &past), NL_OK);
     assert_int_equal(nl_cluster_wait_applied(cluster, status.applied + 3, 0, on_read, &later),
                      NL_OK);
-    assert_int_equal(
-        nl_cluster_wait_applied(cluster, status.applied + 1000, 300, on_read, &never), NL_OK);
+    assert_int_equal(nl_cluster_wait_applied(cluster, status.applied + 1000, 300, on_read, &never),
+                     NL_OK);
     assert_int_equal(past.calls, 0);
     fixture_wait(&f, &past);
     assert_int_equal(past.result, NL_OK);
@@ -347,8 +347,8 @@ static bool peers_seen(struct fixture *fixture, void *arg) {
     for (unsigned i = 0; i < 3; i++) {
         const struct nl_cluster_peer_status *p = NULL;
         unsigned n = 0;
-        for (uint64_t id = 0;
-             (p = nl_cluster_peer_next(fixture->nodes[i].cluster, id)) != NULL; id = p->id) {
+        for (uint64_t id = 0; (p = nl_cluster_peer_next(fixture->nodes[i].cluster, id)) != NULL;
+             id = p->id) {
             assert_string_equal(p->role, "voter");
             n += p->last_seen_ms < 1000 && p->boot == 1;
         }

@@ -18,19 +18,19 @@
 
 enum op {
     END,
-    ADD,       // a: deadline, b: expected result
-    TAKE,      // as batch number a; b: how many commands; c: of them Noops
-    REFUSED,   // batch a
-    BUSY,      // batch a
-    LOST,      // batch a
-    RESEND,    // another leader
-    OUTCOME,   // of sequence a
-    TICK,      // time a; b: leader known
+    ADD,      // a: deadline, b: expected result
+    TAKE,     // as batch number a; b: how many commands; c: of them Noops
+    REFUSED,  // batch a
+    BUSY,     // batch a
+    LOST,     // batch a
+    RESEND,   // another leader
+    OUTCOME,  // of sequence a
+    TICK,     // time a; b: leader known
     CANCEL,
-    ANSWER,    // proposal a got result b
+    ANSWER,  // proposal a got result b
     NO_ANSWER,
-    ACK,       // ack_below is a
-    PENDING,   // a wait, b are open
+    ACK,      // ack_below is a
+    PENDING,  // a wait, b are open
 };
 
 struct step {
@@ -70,8 +70,7 @@ static int make_noop(void *user, uint64_t sequence, uint8_t **ret, size_t *ret_l
     return NL_OK;
 }
 
-static void done(void *user, int result, struct nl_outcome outcome, uint64_t index,
-                 uint64_t term) {
+static void done(void *user, int result, struct nl_outcome outcome, uint64_t index, uint64_t term) {
     (void)user;
     (void)result;
     (void)outcome;
@@ -164,19 +163,19 @@ static void run(const struct step *script) {
     nl_core_free(core);
 }
 
-#define SCRIPT(name, ...)                                       \
-    static void name(void **state) {                            \
-        (void)state;                                            \
+#define SCRIPT(name, ...)                                         \
+    static void name(void **state) {                              \
+        (void)state;                                              \
         static const struct step script[] = {__VA_ARGS__, {END}}; \
-        run(script);                                            \
+        run(script);                                              \
     }
 
 SCRIPT(outcome_answers, {ADD, 5000}, {ADD, 5000}, {TAKE, 0, 2}, {TAKE, 1, 0}, {NO_ANSWER},
        {OUTCOME, 2}, {ANSWER, 2, NL_OK}, {ACK, 1}, {OUTCOME, 1}, {ANSWER, 1, NL_OK}, {ACK, 3},
        {PENDING, 0, 0}, {OUTCOME, 1}, {NO_ANSWER})
 
-SCRIPT(refused_is_sent_again, {ADD, 5000}, {TAKE, 0, 1}, {REFUSED, 0}, {TAKE, 1, 1},
-       {OUTCOME, 1}, {ANSWER, 1, NL_OK})
+SCRIPT(refused_is_sent_again, {ADD, 5000}, {TAKE, 0, 1}, {REFUSED, 0}, {TAKE, 1, 1}, {OUTCOME, 1},
+       {ANSWER, 1, NL_OK})
 
 // Nothing was ever logged: the caller may be sure of it, and the sequence is free at once.
 SCRIPT(refused_until_deadline, {ADD, 5000}, {TAKE, 0, 1}, {REFUSED, 0}, {TICK, 5000, 1},
@@ -193,26 +192,24 @@ SCRIPT(lost_then_refused, {ADD, 5000}, {TAKE, 0, 1}, {LOST, 0}, {TAKE, 1, 1}, {R
 // The answer was "unknown"; the sequence is filled until it is known to be settled.
 SCRIPT(unknown_is_filled, {ADD, 900}, {ADD, 9000}, {TAKE, 0, 2}, {TICK, 900, 1},
        {ANSWER, 1, NL_EUNKNOWN}, {ACK, 1}, {PENDING, 1, 2}, {OUTCOME, 2}, {ANSWER, 2, NL_OK},
-       {ACK, 1}, {TICK, 1000, 1}, {TAKE, 1, 1, 1}, {NO_ANSWER}, {OUTCOME, 1}, {NO_ANSWER},
-       {ACK, 3}, {PENDING, 0, 0})
-SCRIPT(late_outcome_of_unknown, {ADD, 900}, {TAKE, 0, 1}, {TICK, 900, 1},
-       {ANSWER, 1, NL_EUNKNOWN}, {OUTCOME, 1}, {NO_ANSWER}, {ACK, 2}, {PENDING, 0, 0},
-       {TICK, 1000, 1}, {TAKE, 1, 0})
+       {ACK, 1}, {TICK, 1000, 1}, {TAKE, 1, 1, 1}, {NO_ANSWER}, {OUTCOME, 1}, {NO_ANSWER}, {ACK, 3},
+       {PENDING, 0, 0})
+SCRIPT(late_outcome_of_unknown, {ADD, 900}, {TAKE, 0, 1}, {TICK, 900, 1}, {ANSWER, 1, NL_EUNKNOWN},
+       {OUTCOME, 1}, {NO_ANSWER}, {ACK, 2}, {PENDING, 0, 0}, {TICK, 1000, 1}, {TAKE, 1, 0})
 SCRIPT(fill_survives_leader_changes, {ADD, 900}, {TAKE, 0, 1}, {TICK, 900, 1},
        {ANSWER, 1, NL_EUNKNOWN}, {RESEND}, {TAKE, 1, 1, 1}, {REFUSED, 1}, {TAKE, 2, 1, 1},
        {LOST, 2}, {TICK, 100000, 0}, {NO_ANSWER}, {TAKE, 3, 1, 1}, {OUTCOME, 1}, {ACK, 2})
 
-SCRIPT(leader_change_sends_all_again, {ADD, 5000}, {ADD, 5000}, {TAKE, 0, 2}, {ADD, 5000},
-       {RESEND}, {TAKE, 1, 3}, {OUTCOME, 1}, {OUTCOME, 2}, {OUTCOME, 3}, {ANSWER, 1, NL_OK},
+SCRIPT(leader_change_sends_all_again, {ADD, 5000}, {ADD, 5000}, {TAKE, 0, 2}, {ADD, 5000}, {RESEND},
+       {TAKE, 1, 3}, {OUTCOME, 1}, {OUTCOME, 2}, {OUTCOME, 3}, {ANSWER, 1, NL_OK},
        {ANSWER, 2, NL_OK}, {ANSWER, 3, NL_OK}, {PENDING, 0, 0})
 // The word about an older send of a proposal that was sent again counts for nothing.
-SCRIPT(stale_verdict, {ADD, 5000}, {TAKE, 0, 1}, {RESEND}, {TAKE, 1, 1}, {REFUSED, 0},
-       {TAKE, 2, 0}, {LOST, 0}, {TAKE, 2, 0}, {REFUSED, 1}, {TAKE, 2, 1}, {TICK, 5000, 1},
+SCRIPT(stale_verdict, {ADD, 5000}, {TAKE, 0, 1}, {RESEND}, {TAKE, 1, 1}, {REFUSED, 0}, {TAKE, 2, 0},
+       {LOST, 0}, {TAKE, 2, 0}, {REFUSED, 1}, {TAKE, 2, 1}, {TICK, 5000, 1},
        {ANSWER, 1, NL_EUNKNOWN})
 SCRIPT(silence_sends_again_slower_each_time, {ADD, 60000}, {TAKE, 0, 1}, {TICK, 999, 1},
-       {TAKE, 1, 0}, {TICK, 1000, 1}, {TAKE, 1, 1}, {TICK, 2999, 1}, {TAKE, 2, 0},
-       {TICK, 3000, 1}, {TAKE, 2, 1}, {TICK, 6999, 1}, {TAKE, 3, 0}, {TICK, 7000, 1},
-       {TAKE, 3, 1})
+       {TAKE, 1, 0}, {TICK, 1000, 1}, {TAKE, 1, 1}, {TICK, 2999, 1}, {TAKE, 2, 0}, {TICK, 3000, 1},
+       {TAKE, 2, 1}, {TICK, 6999, 1}, {TAKE, 3, 0}, {TICK, 7000, 1}, {TAKE, 3, 1})
 SCRIPT(order_is_kept_when_sent_again, {ADD, 5000}, {TAKE, 0, 1}, {ADD, 5000}, {TAKE, 1, 1},
        {ADD, 5000}, {LOST, 1}, {LOST, 0}, {TAKE, 2, 3})
 
@@ -221,8 +218,8 @@ SCRIPT(bounded, {ADD, 5000}, {ADD, 5000}, {ADD, 5000}, {ADD, 5000}, {ADD, 5000, 
 // One that stays open holds the window: the state machine's memory of outcomes is bounded too.
 SCRIPT(window, {ADD, 5000}, {ADD, 5000}, {ADD, 5000}, {ADD, 5000}, {TAKE, 0, 4}, {OUTCOME, 2},
        {OUTCOME, 3}, {OUTCOME, 4}, {ADD, 5000}, {ADD, 5000}, {ADD, 5000}, {TAKE, 1, 3},
-       {OUTCOME, 5}, {OUTCOME, 6}, {OUTCOME, 7}, {ADD, 5000}, {ADD, 5000, NL_EFULL},
-       {OUTCOME, 1}, {ADD, 5000})
+       {OUTCOME, 5}, {OUTCOME, 6}, {OUTCOME, 7}, {ADD, 5000}, {ADD, 5000, NL_EFULL}, {OUTCOME, 1},
+       {ADD, 5000})
 SCRIPT(cancel_tells_what_may_be, {ADD, 900}, {ADD, 5000}, {TAKE, 0, 2}, {TICK, 900, 1},
        {ANSWER, 1, NL_EUNKNOWN}, {ADD, 5000}, {CANCEL}, {ANSWER, 2, NL_EUNKNOWN},
        {ANSWER, 3, NL_ECANCELED}, {NO_ANSWER}, {PENDING, 0, 0})
@@ -273,10 +270,10 @@ static void random_run(unsigned seed) {
     for (int i = 0; i < 3000; i++) {
         uint64_t sequence = nl_core_next_sequence(core);
         if (sequence < 4096 && rand() % 2 == 0) {
-            assert_int_equal(nl_core_add(core, command_of('c', sequence), 9,
-                                         now + (uint64_t)(rand() % 100), done,
-                                         (void *)(uintptr_t)sequence),
-                             NL_OK);
+            assert_int_equal(
+                nl_core_add(core, command_of('c', sequence), 9, now + (uint64_t)(rand() % 100),
+                            done, (void *)(uintptr_t)sequence),
+                NL_OK);
         }
         if (nl_core_take(core, now, give_all, NULL, &batch)) {
             // A batch is contiguous here or its verdicts skip what it doesn't hold.
