@@ -27,6 +27,7 @@ struct nl_follow {
     uv_timer_t retry, quiet;
     unsigned open_handles;  // timers not closed yet; frees at zero
     uint64_t backoff_ms;
+    uint64_t started_ms;
     uint64_t last_word_ms;  // when a node last said something
     bool heard;             // something came on this stream
     bool stopping;
@@ -142,8 +143,11 @@ static bool is_final(enum nl_rpc_code code) {
 
 static void go_on(struct nl_follow *f) {
     uint64_t now = nl_clock_mono_ms();
-    if (now - f->last_word_ms >= f->options.patience_ms) {
-        f->error.outcome = NL_CLIENT_UNKNOWN;
+    // What there is now may be out of reach while every node answers: that is waited for only so
+    // long, too. Following, it is the server who says when to stop waiting.
+    uint64_t since_ms = f->options.no_follow ? f->started_ms : f->last_word_ms;
+    if (now - since_ms >= f->options.patience_ms) {
+        f->error.outcome = f->options.no_follow ? NL_CLIENT_FAILED : NL_CLIENT_UNKNOWN;
         end(f, &f->error);
         return;
     }
@@ -281,7 +285,8 @@ int nl_follow_start(struct nl_client *client, const struct nl_follow_options *op
     }
     *f = (struct nl_follow){.client = client, .options = *options, .events = events, .user = user};
     f->backoff_ms = BACKOFF_MS;
-    f->last_word_ms = nl_clock_mono_ms();
+    f->started_ms = nl_clock_mono_ms();
+    f->last_word_ms = f->started_ms;
     uv_timer_init(nl_client_loop(client), &f->retry);
     uv_timer_init(nl_client_loop(client), &f->quiet);
     f->retry.data = f;

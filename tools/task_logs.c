@@ -7,6 +7,8 @@
 #include "tools/run.h"
 #include "tools/verdict.h"
 
+enum { NOW_MS = 5000 };  // how long output that can't be reached now is waited for, without -f
+
 struct options {
     bool follow;
     uint64_t from, stdout_from, stderr_from;
@@ -128,7 +130,7 @@ static int run(struct nl_cli *cli, const struct nl_operands *operands, const voi
         .output = true,
         .no_follow = !o->follow,
         .offset = {s.offset[NL_STDOUT], s.offset[NL_STDERR]},
-        .patience_ms = o->patience_ms,
+        .patience_ms = o->follow || o->patience_ms < NOW_MS ? o->patience_ms : NOW_MS,
     };
     struct nl_client *client = nl_cli_client(cli);
     if (client == NULL) {

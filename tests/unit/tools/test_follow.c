@@ -82,14 +82,17 @@ static void begin(struct story *s, const struct script *scripts, size_t n) {
     assert_non_null(s->client);
 }
 
-static void follow(struct story *s, uint64_t patience_ms) {
-    struct nl_follow_options options = {
-        .task_id = "t1", .output = true, .patience_ms = patience_ms};
+static void follow_with(struct story *s, const struct nl_follow_options *options) {
     struct nl_follow *f = NULL;
-    assert_int_equal(nl_follow_start(s->client, &options, &EVENTS, s, &f), NL_OK);
+    assert_int_equal(nl_follow_start(s->client, options, &EVENTS, s, &f), NL_OK);
     while (!s->over) {
         uv_run(nl_client_loop(s->client), UV_RUN_ONCE);
     }
+}
+
+static void follow(struct story *s, uint64_t patience_ms) {
+    follow_with(s, &(struct nl_follow_options){
+                       .task_id = "t1", .output = true, .patience_ms = patience_ms});
 }
 
 static void end(struct story *s) {
@@ -211,6 +214,20 @@ static void test_patience_ends(void **state) {
     end(&s);
 }
 
+// Every node answers, but the output is out of reach: that must end, too.
+static void test_output_out_of_reach_ends(void **state) {
+    (void)state;
+    struct story s;
+    struct script script = {.scenes = {{.end = SCENE_UNAVAILABLE}}, .n = 1};
+    begin(&s, &script, 1);
+    struct nl_follow_options options = {
+        .task_id = "t1", .output = true, .no_follow = true, .patience_ms = 1000};
+    follow_with(&s, &options);
+    assert_true(s.failed);
+    assert_int_equal(s.error.outcome, NL_CLIENT_FAILED);
+    end(&s);
+}
+
 // ---- calls -----------------------------------------------------------------
 
 static bool submit(struct story *s, uint64_t timeout_ms) {
@@ -278,6 +295,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_silent_node_is_left),
         cmocka_unit_test(test_unknown_task_ends_at_once),
         cmocka_unit_test(test_patience_ends),
+        cmocka_unit_test(test_output_out_of_reach_ends),
         cmocka_unit_test(test_submit_fails_over),
         cmocka_unit_test(test_maybe_stays_maybe),
         cmocka_unit_test(test_refusal_is_final),
