@@ -432,7 +432,7 @@ static void undo_open(struct nl_cluster *cluster) {
 static int open_parts(struct nl_cluster *cluster, const struct nl_cluster_options *o,
                       char *error_text, size_t error_size) {
     int rv = nl_state_new(&o->limits, &cluster->state);
-    rv = rv == NL_OK ? nl_propose_open(cluster) : rv;
+    rv = rv == NL_OK ? nl_propose_open(cluster, o->limits.outcomes_per_proposer_max) : rv;
     if (rv != NL_OK) {
         snprintf(error_text, error_size, "no memory");
         return rv;

@@ -49,7 +49,8 @@ struct nl_proposer {
     uint64_t hint_until_ms;
 };
 
-int nl_propose_open(struct nl_cluster *cluster);
+// outcomes_max: how many the state machine remembers of this node; 0: its default.
+int nl_propose_open(struct nl_cluster *cluster, uint32_t outcomes_max);
 void nl_propose_close(struct nl_cluster *cluster);
 void nl_propose_flush(struct nl_cluster *cluster);  // sends what is ready to the leader
 void nl_propose_verdict(struct nl_cluster *cluster, const struct nl_core_batch *batch,

@@ -10,6 +10,7 @@
 
 enum {
     TIMEOUT_MS = 10000,
+    WINDOW_MAX = 32768,
     COMMAND_BYTES_MAX = 1024 * 1024,
     BATCH_BYTES_MAX = 256 * 1024,
     BATCH_COMMANDS_MAX = 4096,
@@ -194,8 +195,14 @@ void nl_propose_tick(struct nl_cluster *cluster, uint64_t now_ms) {
     nl_propose_answer(cluster);
 }
 
-int nl_propose_open(struct nl_cluster *cluster) {
-    struct nl_core_options options = {.make_noop = make_noop, .user = cluster};
+int nl_propose_open(struct nl_cluster *cluster, uint32_t outcomes_max) {
+    struct nl_core_options options = {
+        .window_max = WINDOW_MAX, .make_noop = make_noop, .user = cluster};
+    // Half of what the state machine remembers: a command carries the ack_below of when it was
+    // proposed, which lags behind by up to a window.
+    if (outcomes_max > 0 && outcomes_max / 2 < WINDOW_MAX) {
+        options.window_max = outcomes_max > 1 ? outcomes_max / 2 : 1;
+    }
     return nl_core_new(&options, &cluster->proposer.core);
 }
 
