@@ -1,0 +1,412 @@
+#include "server/settings.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/err.h"
+#include "common/base/fs.h"
+#include "common/base/log.h"
+#include "common/base/text.h"
+
+#define AT(field) offsetof(struct nl_settings, field)
+#define MAX_MEMBERS 9
+
+// clang-format off
+const struct nl_config_key nl_settings_keys[] = {
+    {"cluster-name", NL_CONFIG_STRING, AT(cluster_name), "nodelink", "NODELINKD_CLUSTER_NAME",
+     "name that all nodes of the cluster share", 0, 0, 0, false},
+    {"node-id", NL_CONFIG_U64, AT(node_id), NULL, "NODELINKD_NODE_ID",
+     "number of this node, never used for another one", 1, 0, 0, false},
+    {"node-name", NL_CONFIG_STRING, AT(node_name), NULL, "NODELINKD_NODE_NAME",
+     "name of this node; default: its name in members", 0, 0, 0, false},
+    {"data-dir", NL_CONFIG_STRING, AT(data_dir), NULL, "NODELINKD_DATA_DIR",
+     "log, snapshots, identity", 0, 0, 0, false},
+    {"grpc-address", NL_CONFIG_STRING, AT(grpc_address), NULL, "NODELINKD_GRPC_ADDRESS",
+     "HOST:PORT to listen on for agents, clients, nodes; default: as in members", 0, 0, 0, false},
+    {"raft-address", NL_CONFIG_STRING, AT(raft_address), NULL, "NODELINKD_RAFT_ADDRESS",
+     "HOST:PORT to listen on for Raft; default: as in members", 0, 0, 0, false},
+    {"members", NL_CONFIG_LIST, AT(members_text), NULL, "NODELINKD_MEMBERS",
+     "NAME/ID/RAFT_ADDRESS/GRPC_ADDRESS of each node of the first configuration", 0, 0, 0, false},
+    {"bootstrap", NL_CONFIG_BOOL, AT(bootstrap), "false", "NODELINKD_BOOTSTRAP",
+     "an empty data-dir may become a node of a new cluster", 0, 0, 0, false},
+    {"cluster-secret-file", NL_CONFIG_STRING, AT(cluster_secret_file), NULL,
+     "NODELINKD_CLUSTER_SECRET_FILE", "file (0600) with the secret that nodes share", 0, 0, 0, false},
+    {"admin-token-sha256", NL_CONFIG_LIST, AT(admin_hashes_text), NULL,
+     "NODELINKD_ADMIN_TOKEN_SHA256", "SHA-256 in hex of each token that clients may use", 0, 0, 0, false},
+    {"tls-ca-file", NL_CONFIG_STRING, AT(tls_ca_file), NULL, "NODELINKD_TLS_CA_FILE",
+     "certificates that verify the other nodes", 0, 0, 0, false},
+    {"tls-cert-file", NL_CONFIG_STRING, AT(tls_cert_file), NULL, "NODELINKD_TLS_CERT_FILE",
+     "this node's certificate", 0, 0, 0, false},
+    {"tls-key-file", NL_CONFIG_STRING, AT(tls_key_file), NULL, "NODELINKD_TLS_KEY_FILE",
+     "its key (0600)", 0, 0, 0, false},
+    {"tls-client-auth", NL_CONFIG_BOOL, AT(tls_client_auth), "false", "NODELINKD_TLS_CLIENT_AUTH",
+     "agents and clients must have a certificate, too", 0, 0, 0, false},
+    {"insecure", NL_CONFIG_BOOL, AT(insecure), "false", "NODELINKD_INSECURE",
+     "serve without TLS", 0, 0, 0, false},
+    {"heartbeat", NL_CONFIG_DURATION, AT(heartbeat_ms), "50ms", "NODELINKD_HEARTBEAT",
+     "leader's heartbeat", 5, 10000, 0, false},
+    {"election-timeout", NL_CONFIG_DURATION, AT(election_timeout_ms), "300ms",
+     "NODELINKD_ELECTION_TIMEOUT", "a leader not heard for so long is replaced", 50, 60000, 0, false},
+    {"snapshot-threshold", NL_CONFIG_U64, AT(snapshot_threshold), "8192",
+     "NODELINKD_SNAPSHOT_THRESHOLD", "log entries between snapshots", 16, 10000000, 0, false},
+    {"snapshot-trailing", NL_CONFIG_U64, AT(snapshot_trailing), "4096",
+     "NODELINKD_SNAPSHOT_TRAILING", "log entries kept behind a snapshot", 1, 10000000, 0, false},
+    {"leaderless-grace", NL_CONFIG_DURATION, AT(leaderless_grace_ms), "3s",
+     "NODELINKD_LEADERLESS_GRACE", "agents are sent away without a leader for so long", 0, 0, 0, false},
+    {"node-down-after", NL_CONFIG_DURATION, AT(node_down_after_ms), "2s",
+     "NODELINKD_NODE_DOWN_AFTER", "a node silent for so long loses its agents", 100, 0, 0, false},
+    {"unreachable-after", NL_CONFIG_DURATION, AT(unreachable_after_ms), "5s",
+     "NODELINKD_UNREACHABLE_AFTER", "tasks of an agent away for so long are unknown", 0, 0, 0, false},
+    {"disconnect-grace", NL_CONFIG_DURATION, AT(disconnect_grace_ms), "60s",
+     "NODELINKD_DISCONNECT_GRACE", "tasks of an agent away for so long have failed", 0, 0, 0, false},
+    {"agent-ping-interval", NL_CONFIG_DURATION, AT(agent_ping_interval_ms), "5s",
+     "NODELINKD_AGENT_PING_INTERVAL", "agents ping so often; silent for three: closed", 100, 600000, 0,
+     false},
+    {"retention-time", NL_CONFIG_DURATION, AT(retention_time_ms), "24h",
+     "NODELINKD_RETENTION_TIME", "ended tasks are kept for so long", 1000, 0, 0, false},
+    {"retention-count", NL_CONFIG_U64, AT(retention_count), "100000", "NODELINKD_RETENTION_COUNT",
+     "and at most so many of them", 1, 10000000, 0, false},
+    {"agents-max", NL_CONFIG_U64, AT(agents_max), "20000", "NODELINKD_AGENTS_MAX",
+     "agents connected to this node at once", 1, 1000000, 0, false},
+    {"connections-max", NL_CONFIG_U64, AT(connections_max), "30000", "NODELINKD_CONNECTIONS_MAX",
+     "connections to this node at once", 16, 1000000, 0, false},
+    {"watches-max", NL_CONFIG_U64, AT(watches_max), "4096", "NODELINKD_WATCHES_MAX",
+     "readers of task output at this node at once", 1, 1000000, 0, false},
+    {"drain-timeout", NL_CONFIG_DURATION, AT(drain_timeout_ms), "10s", "NODELINKD_DRAIN_TIMEOUT",
+     "how long a stop may take", 100, 600000, 0, false},
+    {"log-level", NL_CONFIG_STRING, AT(log_level), "info", "NODELINKD_LOG_LEVEL",
+     "debug, info, warn, error, off; per part: info,session=debug", 0, 0, 0, false},
+    {"log-format", NL_CONFIG_STRING, AT(log_format), "text", "NODELINKD_LOG_FORMAT",
+     "text or json", 0, 0, 0, false},
+    {"pid-file", NL_CONFIG_STRING, AT(pid_file), NULL, "NODELINKD_PID_FILE",
+     "gets the process id", 0, 0, 0, false},
+    {"dev", NL_CONFIG_BOOL, AT(dev), "false", NULL,
+     "one node on loopback with a temporary directory, for trying out", 0, 0, 0, false},
+    {"help", NL_CONFIG_BOOL, AT(help), "false", NULL, "this text", 0, 0, 'h', false},
+    {"version", NL_CONFIG_BOOL, AT(version), "false", NULL, "the version", 0, 0, 'V', false},
+    {NULL, NL_CONFIG_STRING, 0, NULL, NULL, NULL, 0, 0, 0, false},
+};
+
+static const char *const reloadable[] = {
+    "admin-token-sha256", "leaderless-grace", "node-down-after", "unreachable-after",
+    "disconnect-grace", "agent-ping-interval", "retention-time", "retention-count", "agents-max",
+    "watches-max", "drain-timeout", "log-level", NULL,
+};
+// clang-format on
+
+int nl_settings_load(struct nl_settings *ret, const char *file, int argc, char **argv,
+                     int *ret_argi, struct nl_config_error *error) {
+    return nl_config_load(nl_settings_keys, ret, file, argc, argv, ret_argi, error);
+}
+
+// ---- checks across keys ----------------------------------------------------
+
+// Line of `key` in the file, 0 if it is not there: the value came from elsewhere.
+static unsigned line_of(const char *file, const char *key) {
+    char *text = NULL;
+    size_t len = 0;
+    if (file == NULL || nl_fs_read(file, 1024 * 1024, &text, &len) != NL_OK) {
+        return 0;
+    }
+    unsigned found = 0, number = 0;
+    char *rest = text;
+    for (char *line = strsep(&rest, "\n"); line != NULL && found == 0; line = strsep(&rest, "\n")) {
+        number++;
+        line += strspn(line, " \t");
+        size_t key_len = strlen(key);
+        if (strncmp(line, key, key_len) == 0 && strchr(" \t=", line[key_len]) != NULL) {
+            found = number;
+        }
+    }
+    free(text);
+    return found;
+}
+
+__attribute__((format(printf, 4, 5))) static int refuse(struct nl_config_error *error,
+                                                        const char *file, const char *key,
+                                                        const char *fmt, ...) {
+    unsigned line = line_of(file, key);
+    size_t size = sizeof error->text;
+    int n = line > 0       ? snprintf(error->text, size, "%.200s:%u: %s: ", file, line, key)
+            : file != NULL ? snprintf(error->text, size, "%.200s: %s: ", file, key)
+                           : snprintf(error->text, size, "%s: ", key);
+    va_list args;
+    va_start(args, fmt);
+    if (n > 0 && (size_t)n < size) {
+        vsnprintf(error->text + n, size - (size_t)n, fmt, args);
+    }
+    va_end(args);
+    return NL_EINVAL;
+}
+
+static bool address_ok(const char *text) {
+    char *host = NULL;
+    uint16_t port = 0;
+    bool ok = nl_parse_address(text, &host, &port) == NL_OK;
+    free(host);
+    return ok;
+}
+
+// NAME/ID/RAFT_ADDRESS/GRPC_ADDRESS; text is cut at the slashes.
+static bool split_member(char *text, struct nl_cluster_member *ret) {
+    char *rest = text;
+    const char *name = strsep(&rest, "/");
+    const char *id = strsep(&rest, "/");
+    const char *raft = strsep(&rest, "/");
+    if (rest == NULL || strchr(rest, '/') != NULL || !nl_text_id_ok(name)) {
+        return false;
+    }
+    *ret = (struct nl_cluster_member){.name = name, .raft_address = raft, .grpc_address = rest};
+    return nl_parse_u64(id, &ret->id) == NL_OK && ret->id > 0 && address_ok(raft) &&
+           address_ok(rest);
+}
+
+static int by_id(const void *a, const void *b) {
+    const struct nl_cluster_member *x = a, *y = b;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static int parse_members(struct nl_settings *s, const char *file, struct nl_config_error *error) {
+    size_t n = s->members_text.count;
+    if (n > MAX_MEMBERS) {
+        return refuse(error, file, "members", "%zu nodes; at most %d", n, MAX_MEMBERS);
+    }
+    s->members = calloc(n + 1, sizeof *s->members);
+    s->member_storage = calloc(n + 1, sizeof *s->member_storage);
+    if (s->members == NULL || s->member_storage == NULL) {
+        return refuse(error, file, "members", "out of memory");
+    }
+    for (size_t i = 0; i < n; i++) {
+        const char *text = s->members_text.items[i];
+        s->member_storage[i] = strdup(text);
+        if (s->member_storage[i] == NULL || !split_member(s->member_storage[i], &s->members[i])) {
+            return refuse(error, file, "members",
+                          "'%s' is not of the form NAME/ID/RAFT_ADDRESS/GRPC_ADDRESS", text);
+        }
+        s->n_members++;
+    }
+    qsort(s->members, n, sizeof *s->members, by_id);
+    for (size_t i = 1; i < n; i++) {
+        if (s->members[i].id == s->members[i - 1].id) {
+            return refuse(error, file, "members", "two nodes with the id %llu",
+                          (unsigned long long)s->members[i].id);
+        }
+    }
+    return NL_OK;
+}
+
+static char **default_from(char **field, const char *value) {
+    if (*field == NULL && value != NULL) {
+        *field = strdup(value);
+    }
+    return field;
+}
+
+// This node's entry of members fills what was not given; without members it is its own.
+static int complete_self(struct nl_settings *s, const char *file, struct nl_config_error *error) {
+    if (s->node_id == 0) {
+        return refuse(error, file, "node-id", "is missing; give this node's number in members");
+    }
+    const struct nl_cluster_member *self = NULL;
+    for (size_t i = 0; i < s->n_members; i++) {
+        self = s->members[i].id == s->node_id ? &s->members[i] : self;
+    }
+    if (self == NULL && s->n_members > 0) {
+        return refuse(error, file, "members", "has no node with this node's id %llu",
+                      (unsigned long long)s->node_id);
+    }
+    if (self != NULL) {
+        default_from(&s->node_name, self->name);
+        default_from(&s->raft_address, self->raft_address);
+        default_from(&s->grpc_address, self->grpc_address);
+    }
+    if (!nl_text_id_ok(s->node_name)) {
+        return refuse(error, file, "node-name", "is missing or not a name ([A-Za-z0-9._:-])");
+    }
+    if (self != NULL && strcmp(self->name, s->node_name) != 0) {
+        return refuse(error, file, "node-name", "'%s', but members calls node %llu '%s'",
+                      s->node_name, (unsigned long long)s->node_id, self->name);
+    }
+    if (s->grpc_address == NULL || !address_ok(s->grpc_address)) {
+        return refuse(error, file, "grpc-address", "'%s' is not HOST:PORT",
+                      s->grpc_address != NULL ? s->grpc_address : "");
+    }
+    if (s->raft_address == NULL || !address_ok(s->raft_address)) {
+        return refuse(error, file, "raft-address", "'%s' is not HOST:PORT",
+                      s->raft_address != NULL ? s->raft_address : "");
+    }
+    if (self == NULL) {  // parse_members left room for one
+        s->members[s->n_members++] =
+            (struct nl_cluster_member){s->node_id, s->node_name, s->raft_address, s->grpc_address};
+    }
+    s->advertised_grpc = self != NULL ? self->grpc_address : s->grpc_address;
+    return NL_OK;
+}
+
+static int parse_hashes(struct nl_settings *s, const char *file, struct nl_config_error *error) {
+    size_t n = s->admin_hashes_text.count;
+    s->admin_hashes = calloc(n + 1, sizeof *s->admin_hashes);
+    if (s->admin_hashes == NULL) {
+        return refuse(error, file, "admin-token-sha256", "out of memory");
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (nl_hex_decode(s->admin_hashes_text.items[i], s->admin_hashes[i], NL_SHA256_LEN) !=
+            NL_OK) {
+            return refuse(error, file, "admin-token-sha256",
+                          "'%s' is not 64 hex digits; make it with: printf %%s TOKEN | sha256sum",
+                          s->admin_hashes_text.items[i]);
+        }
+        s->n_admin_hashes++;
+    }
+    if (n == 0) {
+        return refuse(error, file, "admin-token-sha256",
+                      "is missing: no client could do anything; give the SHA-256 of a token");
+    }
+    return NL_OK;
+}
+
+static int check_tls(const struct nl_settings *s, const char *file, struct nl_config_error *error) {
+    bool cert = s->tls_cert_file != NULL, key = s->tls_key_file != NULL,
+         ca = s->tls_ca_file != NULL;
+    if (!cert && !key && !ca) {
+        return s->insecure ? NL_OK
+                           : refuse(error, file, "tls-cert-file",
+                                    "no TLS files are given; give tls-ca-file, tls-cert-file and "
+                                    "tls-key-file, or say insecure = true to serve without TLS");
+    }
+    if (!cert || !key || !ca) {
+        return refuse(error, file,
+                      !ca     ? "tls-ca-file"
+                      : !cert ? "tls-cert-file"
+                              : "tls-key-file",
+                      "is missing; TLS needs tls-ca-file, tls-cert-file and tls-key-file");
+    }
+    return NL_OK;
+}
+
+static int check_values(const struct nl_settings *s, const char *file,
+                        struct nl_config_error *error) {
+    if (!nl_text_id_ok(s->cluster_name)) {
+        return refuse(error, file, "cluster-name", "'%s' is not a name ([A-Za-z0-9._:-])",
+                      s->cluster_name);
+    }
+    if (s->data_dir == NULL) {
+        return refuse(error, file, "data-dir", "is missing");
+    }
+    if (s->cluster_secret_file == NULL && !s->dev) {
+        return refuse(error, file, "cluster-secret-file",
+                      "is missing; give a file (0600) with a secret that all nodes share");
+    }
+    if (s->election_timeout_ms < 3 * s->heartbeat_ms) {
+        return refuse(error, file, "election-timeout", "must be at least three heartbeats");
+    }
+    if (s->disconnect_grace_ms != 0 && s->disconnect_grace_ms < s->unreachable_after_ms) {
+        return refuse(error, file, "disconnect-grace", "must not be less than unreachable-after");
+    }
+    if (strcmp(s->log_format, "text") != 0 && strcmp(s->log_format, "json") != 0) {
+        return refuse(error, file, "log-format", "'%s' is neither text nor json", s->log_format);
+    }
+    if (nl_log_set_levels(s->log_level) != NL_OK) {
+        return refuse(error, file, "log-level", "'%s': say for example info or info,session=debug",
+                      s->log_level);
+    }
+    return check_tls(s, file, error);
+}
+
+int nl_settings_check(struct nl_settings *s, const char *file, struct nl_config_error *error) {
+    int rv = parse_members(s, file, error);
+    if (rv == NL_OK) {
+        rv = complete_self(s, file, error);
+    }
+    if (rv == NL_OK) {
+        rv = check_values(s, file, error);
+    }
+    if (rv == NL_OK) {
+        rv = parse_hashes(s, file, error);
+    }
+    return rv;
+}
+
+void nl_settings_close(struct nl_settings *s) {
+    for (size_t i = 0; s->member_storage != NULL && s->member_storage[i] != NULL; i++) {
+        free(s->member_storage[i]);
+    }
+    free(s->member_storage);
+    free(s->members);
+    free(s->admin_hashes);
+    nl_config_close(nl_settings_keys, s);
+    *s = (struct nl_settings){0};
+}
+
+// ---- reload ----------------------------------------------------------------
+
+static bool is_reloadable(const char *key) {
+    for (size_t i = 0; reloadable[i] != NULL; i++) {
+        if (strcmp(reloadable[i], key) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool text_equal(const char *a, const char *b) {
+    return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+static bool list_equal(const struct nl_config_list *a, const struct nl_config_list *b) {
+    bool equal = a->count == b->count;
+    for (size_t i = 0; equal && i < a->count; i++) {
+        equal = strcmp(a->items[i], b->items[i]) == 0;
+    }
+    return equal;
+}
+
+static bool field_equal(enum nl_config_type type, const void *a, const void *b) {
+    switch (type) {
+        case NL_CONFIG_STRING:
+            return text_equal(*(char *const *)a, *(char *const *)b);
+        case NL_CONFIG_LIST:
+            return list_equal(a, b);
+        case NL_CONFIG_BOOL:
+            return *(const bool *)a == *(const bool *)b;
+        case NL_CONFIG_U64:
+        case NL_CONFIG_DURATION:
+        case NL_CONFIG_SIZE:
+            return *(const uint64_t *)a == *(const uint64_t *)b;
+    }
+    return true;
+}
+
+static void swap(void *a, void *b, size_t len) {
+    char tmp[sizeof(struct nl_config_list)];
+    memcpy(tmp, a, len);
+    memcpy(a, b, len);
+    memcpy(b, tmp, len);
+}
+
+static void swap_field(enum nl_config_type type, void *a, void *b) {
+    swap(a, b,
+         type == NL_CONFIG_LIST     ? sizeof(struct nl_config_list)
+         : type == NL_CONFIG_STRING ? sizeof(char *)
+         : type == NL_CONFIG_BOOL   ? sizeof(bool)
+                                    : sizeof(uint64_t));
+}
+
+void nl_settings_reload(struct nl_settings *s, struct nl_settings *fresh,
+                        void (*restart_needed)(void *user, const char *key), void *user) {
+    for (const struct nl_config_key *key = nl_settings_keys; key->key != NULL; key++) {
+        void *ours = (char *)s + key->offset, *theirs = (char *)fresh + key->offset;
+        if (field_equal(key->type, ours, theirs)) {
+            continue;
+        }
+        if (is_reloadable(key->key)) {
+            swap_field(key->type, ours, theirs);
+        } else {
+            restart_needed(user, key->key);
+        }
+    }
+    swap(&s->admin_hashes, &fresh->admin_hashes, sizeof s->admin_hashes);
+    swap(&s->n_admin_hashes, &fresh->n_admin_hashes, sizeof s->n_admin_hashes);
+}
