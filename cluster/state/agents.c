@@ -37,6 +37,7 @@ int nl_agent_add(struct nl_state *state, const char *id, struct nl_agent_rec **r
         free(rec);
         return rv;
     }
+    nl_order_add(&state->agents, NL_ORDER_ALL, &state->agents.root, rec->head.slot, 0);
     *ret = rec;
     return NL_OK;
 }

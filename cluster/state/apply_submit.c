@@ -64,6 +64,8 @@ static int create(struct nl_apply *a, const Nodelink__V1__TaskSubmit *m, uint32_
         nl_task_rec_free(state, rec);
         return rv;
     }
+    nl_task_order(state, &rec->task, NL_ORDER_ALL);
+    nl_task_order(state, &rec->task, NL_ORDER_LIFE);
     agent->agent.next_order++;
     agent->agent.tasks_submitted++;
     agent->agent.tasks_active++;

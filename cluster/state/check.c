@@ -60,16 +60,16 @@ static bool check_order(struct check *c, const struct nl_table *table, enum nl_o
          "root");
     uint32_t slot = nl_order_first(table, kind, root);
     for (; slot != NL_SLOT_NONE; slot = nl_order_next(table, kind, slot)) {
-        const char *id = nl_table_id(table, slot);
         const struct nl_order_node *node = node_at(table, kind, slot);
-        MUST(c, child_ok(table, kind, slot, node->left), "order", id);
-        MUST(c, child_ok(table, kind, slot, node->right), "order", id);
-        MUST(c, ++count <= table->count, "order", id);
+        MUST(c, child_ok(table, kind, slot, node->left), "order", nl_table_id(table, slot));
+        MUST(c, child_ok(table, kind, slot, node->right), "order", nl_table_id(table, slot));
+        MUST(c, ++count <= table->count, "order", nl_table_id(table, slot));
         if (before != NL_SLOT_NONE) {
             uint64_t key = node_at(table, kind, before)->key;
-            bool rises =
-                key < node->key || (key == node->key && strcmp(nl_table_id(table, before), id) < 0);
-            MUST(c, rises, "order", id);
+            bool rises = key < node->key ||
+                         (key == node->key &&
+                          strcmp(nl_table_id(table, before), nl_table_id(table, slot)) < 0);
+            MUST(c, rises, "order", nl_table_id(table, slot));
         }
         before = slot;
     }

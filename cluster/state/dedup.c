@@ -23,6 +23,7 @@ int nl_proposer_add(struct nl_state *state, uint64_t id, struct nl_proposer_rec 
         free(rec);
         return rv;
     }
+    nl_order_add(&state->proposers, NL_ORDER_ALL, &state->proposers.root, rec->head.slot, id);
     nl_rehash(state, &rec->head, nl_hash_proposer(rec));
     *ret = rec;
     return NL_OK;

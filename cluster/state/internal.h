@@ -227,9 +227,11 @@ struct nl_rec *nl_table_get(const struct nl_table *table, uint32_t slot);
 struct nl_link *nl_table_link(const struct nl_table *table, uint32_t slot);
 const char *nl_table_id(const struct nl_table *table, uint32_t slot);
 uint32_t nl_table_find(const struct nl_table *table, const char *id);
-// Takes the record in on success: slot, hash chain, NL_ORDER_ALL under `key`. NL_ENOMEM.
-int nl_table_add(struct nl_state *state, struct nl_table *table, struct nl_rec *rec, uint64_t key);
-// Forgets the record (not freed, not in its orders but NL_ORDER_ALL). NL_ENOMEM.
+// Takes the record in on success: slot and hash chain, but no order yet. `number` identifies
+// records without an id. NL_ENOMEM.
+int nl_table_add(struct nl_state *state, struct nl_table *table, struct nl_rec *rec,
+                 uint64_t number);
+// Forgets the record; it isn't freed, and must leave its orders too. NL_ENOMEM.
 int nl_table_remove(struct nl_state *state, struct nl_table *table, uint32_t slot);
 // The record for changing: a copy of it while it is frozen. `size` is the whole record's.
 int nl_table_edit(struct nl_state *state, struct nl_table *table, uint32_t slot, size_t size,
@@ -247,6 +249,9 @@ void nl_idmap_remove(struct nl_table *table, uint32_t slot);
 
 void nl_order_add(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
                   uint64_t key);
+// For a record that sorts above all others; looks at no record.
+void nl_order_append(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
+                     uint64_t key);
 void nl_order_remove(struct nl_table *table, enum nl_order_kind kind, uint32_t *root,
                      uint32_t slot);
 uint32_t nl_order_first(const struct nl_table *table, enum nl_order_kind kind, uint32_t root);
@@ -282,8 +287,13 @@ uint32_t nl_task_active_first(const struct nl_state *state, uint32_t agent_slot)
 uint32_t nl_task_active_next(const struct nl_state *state, uint32_t slot);
 // An empty record, in no table yet.
 struct nl_task_rec *nl_task_rec_new(const char *id);
-// Puts a complete record into all indices and counts; the agent's own counters aside.
+// Takes a complete record in: table, counts and hash; the agent's own counters aside. NL_ENOMEM.
 int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec);
+// Then its orders. Where the task belongs in the order of this kind: the key, and the root.
+void nl_task_order(struct nl_state *state, const struct nl_task *task, enum nl_order_kind kind);
+uint64_t nl_task_order_key(const struct nl_task *task, enum nl_order_kind kind);
+uint32_t *nl_task_order_root(struct nl_state *state, const struct nl_task *task,
+                             enum nl_order_kind kind);
 int nl_task_edit(struct nl_state *state, uint32_t slot, struct nl_task_rec **ret);
 // Version, order, agent's counters, effects of task and (when it ended) agent.
 int nl_task_commit(struct nl_apply *a, struct nl_task_rec *rec, enum nl_task_state old);

@@ -24,6 +24,7 @@ int nl_node_add(struct nl_state *state, uint64_t id, struct nl_node_rec **ret) {
         free(rec);
         return rv;
     }
+    nl_order_add(&state->nodes, NL_ORDER_ALL, &state->nodes.root, rec->head.slot, id);
     *ret = rec;
     return NL_OK;
 }

@@ -65,22 +65,39 @@ static bool above(const struct nl_table *table, uint32_t a, uint32_t b) {
     return nl_table_link(table, a)->hash > nl_table_link(table, b)->hash;
 }
 
-void nl_order_add(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
-                  uint64_t key) {
-    const char *id = nl_table_id(table, slot);
-    uint32_t parent = NL_SLOT_NONE;
-    uint32_t *at = root;
-    while (*at != NL_SLOT_NONE) {
-        parent = *at;
-        struct nl_order_node *node = node_at(table, kind, parent);
-        at = compare(table, kind, parent, key, id) < 0 ? &node->right : &node->left;
-    }
+// Hangs the record below `parent` at `at`, then moves it up to where its priority belongs.
+static void hang(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t parent,
+                 uint32_t *at, uint32_t slot, uint64_t key) {
     *at = slot;
     *node_at(table, kind, slot) = (struct nl_order_node){.key = key, .parent = parent};
     while (node_at(table, kind, slot)->parent != NL_SLOT_NONE &&
            above(table, slot, node_at(table, kind, slot)->parent)) {
         rotate_up(table, kind, root, slot);
     }
+}
+
+void nl_order_add(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
+                  uint64_t key) {
+    uint32_t parent = NL_SLOT_NONE;
+    uint32_t *at = root;
+    while (*at != NL_SLOT_NONE) {
+        parent = *at;
+        struct nl_order_node *node = node_at(table, kind, parent);
+        bool below = node->key < key;
+        if (node->key == key) {
+            // Only then are the records themselves needed, which seldom are in the cache.
+            below = strcmp(nl_table_id(table, parent), nl_table_id(table, slot)) < 0;
+        }
+        at = below ? &node->right : &node->left;
+    }
+    hang(table, kind, root, parent, at, slot, key);
+}
+
+void nl_order_append(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
+                     uint64_t key) {
+    uint32_t last = nl_order_last(table, kind, *root);
+    uint32_t *at = last == NL_SLOT_NONE ? root : &node_at(table, kind, last)->right;
+    hang(table, kind, root, last, at, slot, key);
 }
 
 void nl_order_remove(struct nl_table *table, enum nl_order_kind kind, uint32_t *root,

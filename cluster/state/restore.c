@@ -266,6 +266,44 @@ static int load_records(struct reader *r, enum nl_frame_type type, uint64_t coun
     return rv;
 }
 
+// ---- the orders of tasks ----
+
+struct place {
+    uint64_t key;
+    uint32_t *root;
+    uint32_t slot;
+};
+
+static int compare_places(const void *x, const void *y) {
+    const struct place *a = x, *b = y;
+    if (a->key != b->key) {
+        return a->key < b->key ? -1 : 1;
+    }
+    return (a->slot > b->slot) - (a->slot < b->slot);
+}
+
+// Tasks came by their ids, which is a random order of time. Sorting them first lets each be
+// appended to its tree, without a look at records that are not in the processor's cache.
+static int order_tasks(struct nl_state *state, enum nl_order_kind kind) {
+    uint32_t n = state->tasks.count;
+    struct place *places = malloc(n * sizeof *places + 1);
+    if (places == NULL) {
+        return NL_ENOMEM;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        // Nothing was removed yet: slots are 1..n, and rise with the ids.
+        const struct nl_task *task = &nl_task_at(state, i + 1)->task;
+        places[i] = (struct place){nl_task_order_key(task, kind),
+                                   nl_task_order_root(state, task, kind), i + 1};
+    }
+    qsort(places, n, sizeof *places, compare_places);
+    for (uint32_t i = 0; i < n; i++) {
+        nl_order_append(&state->tasks, kind, places[i].root, places[i].slot, places[i].key);
+    }
+    free(places);
+    return NL_OK;
+}
+
 // ---- the whole ----
 
 // Verifies the last frame, the sum over all bytes before it, and cuts it off.
@@ -312,7 +350,9 @@ static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *heade
     int rv = load_records(r, NL_FRAME_NODE, header->nodes);
     if (rv != NL_OK || (rv = load_records(r, NL_FRAME_PROPOSER, header->proposers)) != NL_OK ||
         (rv = load_records(r, NL_FRAME_AGENT, header->agents)) != NL_OK ||
-        (rv = load_records(r, NL_FRAME_TASK, header->tasks)) != NL_OK) {
+        (rv = load_records(r, NL_FRAME_TASK, header->tasks)) != NL_OK ||
+        (rv = order_tasks(r->state, NL_ORDER_ALL)) != NL_OK ||
+        (rv = order_tasks(r->state, NL_ORDER_LIFE)) != NL_OK) {
         return rv;
     }
     return check_footer(r, header->nodes + header->proposers + header->agents + header->tasks);

@@ -117,7 +117,8 @@ static int prepare_slot(struct nl_state *state, struct nl_table *table, uint32_t
     return rv;
 }
 
-int nl_table_add(struct nl_state *state, struct nl_table *table, struct nl_rec *rec, uint64_t key) {
+int nl_table_add(struct nl_state *state, struct nl_table *table, struct nl_rec *rec,
+                 uint64_t number) {
     uint32_t slot;
     int rv = prepare_slot(state, table, &slot);
     if (rv != NL_OK) {
@@ -138,10 +139,9 @@ int nl_table_add(struct nl_state *state, struct nl_table *table, struct nl_rec *
         link->hash = nl_hash_id(nl_table_id(table, slot));
         nl_idmap_add(table, slot);
     } else {
-        struct nl_sum mixed = nl_hash_bytes(&key, sizeof key);
+        struct nl_sum mixed = nl_hash_bytes(&number, sizeof number);
         link->hash = (uint32_t)mixed.lo;
     }
-    nl_order_add(table, NL_ORDER_ALL, &table->root, slot, key);
     return NL_OK;
 }
 
@@ -150,7 +150,6 @@ int nl_table_remove(struct nl_state *state, struct nl_table *table, uint32_t slo
     if (rv != NL_OK) {
         return rv;
     }
-    nl_order_remove(table, NL_ORDER_ALL, &table->root, slot);
     if (table->id_at != 0) {
         nl_idmap_remove(table, slot);
     }

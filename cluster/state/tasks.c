@@ -54,23 +54,38 @@ int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec) {
     const struct nl_task *task = &rec->task;
     uint32_t agent = nl_table_find(&state->agents, task->spec->agent_id);
     assert(agent != NL_SLOT_NONE);
-    int rv = nl_table_add(state, &state->tasks, &rec->head, task->created_ms);
+    int rv = nl_table_add(state, &state->tasks, &rec->head, 0);
     if (rv != NL_OK) {
         return rv;
     }
-    uint32_t slot = rec->head.slot;
-    nl_table_link(&state->tasks, slot)->agent = agent;
-    if (nl_task_is_terminal(task->state)) {
-        nl_order_add(&state->tasks, NL_ORDER_LIFE, &state->finished, slot, task->finished_ms);
-        state->counts.tasks_terminal++;
-    } else {
-        uint32_t *active = &nl_table_link(&state->agents, agent)->active;
-        nl_order_add(&state->tasks, NL_ORDER_LIFE, active, slot, task->order);
-    }
+    nl_table_link(&state->tasks, rec->head.slot)->agent = agent;
     state->counts.tasks[task->state]++;
     state->counts.tasks_total++;
+    state->counts.tasks_terminal += nl_task_is_terminal(task->state);
     nl_rehash(state, &rec->head, nl_hash_task(task));
     return NL_OK;
+}
+
+uint64_t nl_task_order_key(const struct nl_task *task, enum nl_order_kind kind) {
+    if (kind == NL_ORDER_ALL) {
+        return task->created_ms;
+    }
+    return nl_task_is_terminal(task->state) ? task->finished_ms : task->order;
+}
+
+uint32_t *nl_task_order_root(struct nl_state *state, const struct nl_task *task,
+                             enum nl_order_kind kind) {
+    if (kind == NL_ORDER_ALL) {
+        return &state->tasks.root;
+    }
+    uint32_t agent = nl_table_link(&state->tasks, slot_of(task))->agent;
+    return nl_task_is_terminal(task->state) ? &state->finished
+                                            : &nl_table_link(&state->agents, agent)->active;
+}
+
+void nl_task_order(struct nl_state *state, const struct nl_task *task, enum nl_order_kind kind) {
+    nl_order_add(&state->tasks, kind, nl_task_order_root(state, task, kind), slot_of(task),
+                 nl_task_order_key(task, kind));
 }
 
 int nl_task_edit(struct nl_state *state, uint32_t slot, struct nl_task_rec **ret) {
@@ -88,9 +103,9 @@ int nl_task_edit(struct nl_state *state, uint32_t slot, struct nl_task_rec **ret
 static void retire(struct nl_state *state, struct nl_task_rec *rec, struct nl_agent_rec *agent) {
     uint32_t slot = rec->head.slot;
     uint32_t *active = &nl_table_link(&state->agents, agent->head.slot)->active;
-    rec->task.finished_ms = state->clock_ms;
     nl_order_remove(&state->tasks, NL_ORDER_LIFE, active, slot);
-    nl_order_add(&state->tasks, NL_ORDER_LIFE, &state->finished, slot, state->clock_ms);
+    rec->task.finished_ms = state->clock_ms;
+    nl_task_order(state, &rec->task, NL_ORDER_LIFE);
     state->counts.tasks_terminal++;
     agent->agent.tasks_active--;
     agent->agent.tasks_finished++;
@@ -141,11 +156,11 @@ int nl_task_remove(struct nl_apply *a, uint32_t slot) {
     if (rv != NL_OK) {
         return rv;
     }
-    // The id stays readable until the table has forgotten the record.
     rv = nl_table_remove(state, &state->tasks, slot);
     if (rv != NL_OK) {
         return rv;
     }
+    nl_order_remove(&state->tasks, NL_ORDER_ALL, &state->tasks.root, slot);
     nl_order_remove(&state->tasks, NL_ORDER_LIFE, &state->finished, slot);
     state->counts.tasks[rec->task.state]--;
     state->counts.tasks_terminal--;
