@@ -153,8 +153,10 @@ static void send_result(struct nl_link_core *core, struct nl_link_conn *conn,
     if (conn->extended) {
         response.control_case = NODELINK__V1__TASK_RESPONSE__CONTROL_RESULT;
         response.result = task->result;
-    } else if (task->result->reason != NULL) {
-        // The fixed fields have no other place for a sentence.
+    } else if (task->result->kind == NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED ||
+               task->result->kind == NODELINK__V1__TASK_RESULT__KIND__LOST) {
+        // The fixed fields have no other place for a sentence. Nothing else is said there: it would
+        // look like the command's own output.
         shell.stderr.data = (uint8_t *)task->result->reason;
         shell.stderr.len = strlen(task->result->reason);
     }

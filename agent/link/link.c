@@ -300,9 +300,12 @@ static void on_sup_message(void *user, const Nodelink__V1__FromSupervisor *messa
 }
 
 static void on_sup_down(void *user, const char *why) {
-    nl_log(NL_LOG_WARN, MODULE, "lost the supervisor", "reason", why, NULL);
+    struct link *l = user;
+    if (l->sup.may_start) {
+        nl_log(NL_LOG_WARN, MODULE, "lost the supervisor", "reason", why, NULL);
+    }
     struct nl_link_event event = {.type = NL_LINK_SUP_DOWN};
-    step(user, &event);
+    step(l, &event);
 }
 
 // What can change without a new process: servers, labels, token and TLS files, log level.
