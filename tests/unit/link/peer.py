@@ -144,7 +144,8 @@ class Node(rpc.TaskServiceServicer):
         self.welcome = True
         self.ping_interval_ms = 1000
         self.streams = []
-        self.server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        self.server = grpc.server(futures.ThreadPoolExecutor(16),
+                                  options=[("grpc.so_reuseport", 0)])
         rpc.add_TaskServiceServicer_to_server(self, self.server)
         self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"

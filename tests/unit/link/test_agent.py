@@ -515,7 +515,8 @@ def stock(tmp_path, cleanup):
 def test_stock_server(stock):
     server, _ = stock
     size = 2_000_000
-    server.say(task="t", cmd="printf 'A=%s %s' $A $(pwd); echo e >&2; exit 3", env=["A=1"], cwd="/tmp")
+    server.say(task="t", cmd="printf 'A=%s %s' $A $(pwd); echo e >&2; exit 3", env=["A=1"],
+               cwd="/tmp")
     server.say(task="big", cmd=GENERATE.format(seed=6, size=size, pause=0))
     final = server.wait_final("t")
     assert (final["status"], final["exit_code"], final["agent"]) == (2, 3, "a1")
