@@ -56,6 +56,12 @@ static uint32_t position(const struct nl_proposer_rec *rec, uint64_t sequence) {
     return low;
 }
 
+static const struct nl_done *find_done(const struct nl_proposer_rec *rec, uint64_t sequence) {
+    uint32_t at = position(rec, sequence);
+    bool found = at < rec->count && rec->done[rec->first + at].sequence == sequence;
+    return found ? &rec->done[rec->first + at] : NULL;
+}
+
 // Forgets outcomes below `below`. Frozen versions still see them: only `first` moves.
 static void drop_below(struct nl_state *state, struct nl_proposer_rec *rec, uint64_t below) {
     if (below <= rec->done_below) {
@@ -150,9 +156,8 @@ int nl_dedup_begin(struct nl_apply *a, enum nl_dedup_verdict *ret, struct nl_out
         *ret_outcome = (struct nl_outcome){.code = NL_OUTCOME_STALE};
         return NL_OK;
     }
-    uint32_t at = position(rec, command->sequence);
-    const struct nl_done *done = rec->done + rec->first + at;
-    if (at < rec->count && done->sequence == command->sequence) {
+    const struct nl_done *done = find_done(rec, command->sequence);
+    if (done != NULL) {
         *ret = NL_DEDUP_DUPLICATE;
         *ret_outcome = (struct nl_outcome){(enum nl_outcome_code)done->code, done->value};
         return NL_OK;

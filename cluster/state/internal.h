@@ -157,7 +157,7 @@ struct nl_apply {
     void *user;
 };
 
-#define NL_CONTAINER(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define NL_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 // ---- memory.c: copies, deferred frees ----
 
