@@ -20,7 +20,7 @@
 #include "common/rpc/accept_guard.h"
 #include "common/rpc/rpc.h"
 
-#define NL_CONTAINER(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define NL_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 // ThreadSanitizer does not see into gRPC, so it has to be told that what was written before an
 // operation was started is there when it completes.

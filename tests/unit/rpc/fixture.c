@@ -35,6 +35,10 @@ static void on_unary(struct nl_rpc_call *call, void *user, ProtobufCMessage *mes
         nl_rpc_call_ref(call);
         fx->later = call;
     } else {
+        // Of a service that nobody has; a test watches it.
+        if (strcmp(echo->text, "serving") == 0 || strcmp(echo->text, "not serving") == 0) {
+            nl_rpc_server_set_health(fx->server, "toggle", echo->text[0] == 's');
+        }
         nl_rpc_call_reply(call, message);
     }
     nl_rpc_message_free(message);
