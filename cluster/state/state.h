@@ -16,6 +16,9 @@
 struct nl_state;
 
 // ---- records (read-only outside the state machine) --------------------------
+//
+// A record's address is good until the next apply or restore. Texts are NULL rather than empty.
+// Stamps (*_ms) are state time: the largest time_ms of any applied command, never 0.
 
 // PENDING -> DISPATCHED -> RUNNING -> COMPLETED | FAILED | TIMED_OUT | CANCELLED.
 //
@@ -111,7 +114,9 @@ void nl_state_free(struct nl_state *state);  // NULL is allowed
 
 // ---- apply -----------------------------------------------------------------
 
-// What became of a command. A refusal changes nothing but the de-duplication table.
+// What became of a command. A refusal changes nothing but the de-duplication table and the clock.
+// Not even those: a duplicate, STALE_BOOT, and INVALID because the proposer's window is full (that
+// one is not remembered either; it applies once the proposer acknowledges older outcomes).
 enum nl_outcome_code {
     NL_OUTCOME_OK = 1,
     NL_OUTCOME_EXISTED = 2,   // submit: same id, same spec (P8); value: state
@@ -133,14 +138,18 @@ const char *nl_outcome_name(enum nl_outcome_code code);
 
 struct nl_outcome {
     enum nl_outcome_code code;
-    uint64_t value;  // register: the epoch; submit, cancel: task state; prune: how many; else 0
+    // register: the epoch; submit, cancel: task state; prune: how many; start and finish: task
+    // state with TOO_LATE, LATE and EXISTED; else 0.
+    uint64_t value;
 };
 
 enum nl_effect_kind {
-    NL_EFFECT_OUTCOME,  // of the command (also, again, when a duplicate applies)
-    NL_EFFECT_TASK,     // created or changed
+    NL_EFFECT_OUTCOME,  // of the command (also, again, when a duplicate applies); comes last
+    NL_EFFECT_TASK,     // created or changed: its version has risen
     NL_EFFECT_TASK_PRUNED,
-    NL_EFFECT_AGENT,  // created or changed
+    // Created or changed. With equal connections either side and no new epoch only its counters
+    // or tokens changed. At a registration it precedes the effects of the agent's tasks.
+    NL_EFFECT_AGENT,
     NL_EFFECT_NODE,
 };
 
@@ -186,7 +195,7 @@ const struct nl_node *nl_state_node(const struct nl_state *state, uint64_t node_
 const struct nl_task *nl_state_agent_task_next(const struct nl_state *state,
                                                const struct nl_agent *agent,
                                                const struct nl_task *after);
-// All tasks, newest first (by created_ms, then id). To resume after a task that was pruned in
+// All tasks, newest first: falling (created_ms, id). To resume after a task that was pruned in
 // between, nl_state_task_older gives the first task that sorts after (created_ms, id).
 const struct nl_task *nl_state_task_next_older(const struct nl_state *state,
                                                const struct nl_task *after);

@@ -31,6 +31,21 @@ static void test_p2_started_task_is_never_sent_again(void **unused) {
     fx_close(&fx);
 }
 
+// TaskStart may never have come: what the journal says counts as much.
+static void test_p2_a_start_known_from_the_journal_is_a_start(void **unused) {
+    (void)unused;
+    static struct fx fx;
+    fx_open(&fx, NULL);
+    fx_agent(&fx, "a");
+    fx_submit(&fx, "t", "a", "true", 0);
+    fx_register(&fx, (struct fx_hello){.agent = "a", .listed = "t", .phase = RUNNING});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_RUNNING);
+    assert_int_equal(task_of(&fx, "t")->started_ms, nl_state_clock_ms(fx.state));
+    fx_register(&fx, (struct fx_hello){.agent = "a"});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_FAILED);
+    fx_close(&fx);
+}
+
 static void test_p2_unstarted_task_is_sent_again_only_with_the_same_journal(void **unused) {
     (void)unused;
     static struct fx fx;
@@ -337,6 +352,7 @@ static void test_p8_any_difference_is_a_conflict(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_p2_started_task_is_never_sent_again),
+        cmocka_unit_test(test_p2_a_start_known_from_the_journal_is_a_start),
         cmocka_unit_test(test_p2_unstarted_task_is_sent_again_only_with_the_same_journal),
         cmocka_unit_test(test_p2_two_agents_without_a_journal_id_have_not_the_same_journal),
         cmocka_unit_test(test_p2_another_attempt_in_the_journal_is_not_this_one),
