@@ -67,7 +67,7 @@ bool nl_node_life_takes_agents(struct nl_node_life *life, const char **ret_why) 
         return false;
     }
     nl_cluster_status(life->server->cluster, &status);
-    if (!is_up(life) || status.leader == 0 || life->sent_away) {
+    if (!is_up(life) || status.leader == 0) {
         *ret_why = "this node has no quorum; try another";
         return false;
     }

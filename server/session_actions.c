@@ -379,7 +379,7 @@ static const struct nl_task *find_sendable(struct nl_session_core *core,
                                            const struct nl_agent *agent) {
     const struct nl_task *task = core->scan;
     while ((task = nl_state_agent_task_next(state, agent, task)) != NULL) {
-        bool ours = task->order > core->cursor && task->state == NL_TASK_DISPATCHED &&
+        bool ours = task->order >= core->cursor && task->state == NL_TASK_DISPATCHED &&
                     task->epoch == core->epoch;
         const struct slot *slot = ours ? session_slot_find(core, task->id) : NULL;
         if (ours && task->cancel_requested) {
@@ -467,7 +467,7 @@ bool nl_session_core_next(struct nl_session_core *core, uint64_t now_ms,
 static void sent_run(struct nl_session_core *core, uint64_t now_ms) {
     const struct nl_task *task = core->sending;
     struct slot *slot = session_slot_get(core, task->id, task->attempt);
-    core->cursor = task->order;
+    core->cursor = task->order + 1;
     if (slot == NULL) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "too many tasks on one stream");
         return;
@@ -493,7 +493,7 @@ static void unsendable(struct nl_session_core *core, const struct nl_session_act
     result.kind = NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED;
     result.reason = nl_message_text("the request is too large to be sent to the agent");
     struct slot *slot = session_slot_get(core, core->sending->id, core->sending->attempt);
-    core->cursor = core->sending->order;
+    core->cursor = core->sending->order + 1;
     if (slot == NULL) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "too many tasks on one stream");
         return;

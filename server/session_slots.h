@@ -49,7 +49,7 @@ struct nl_session_core {
     struct slot *slots;
     struct slot *starts, *finishes, *outs;
     uint32_t busy, in_flight, n_finishing;  // n_finishing: slots with a result
-    uint64_t cursor;                        // order of the last task sent
+    uint64_t cursor;                        // order behind the last task sent
     const struct nl_task *scan;             // where the search goes on; valid within one round
     const struct nl_task *sending;          // of the RUN action that is out; valid until its done
     bool register_due, registering, welcome_due, drain_due, pong_due, ping_due, close_due;
