@@ -72,6 +72,18 @@ static void set_labels(struct nl_link_core *core, struct nl_link_strings list) {
     }
 }
 
+static bool same_labels(const struct nl_link_core *core, struct nl_link_strings list) {
+    bool same = list.count == core->label_count;
+    for (size_t i = 0; same && i < list.count; i++) {
+        const struct nl_link_label_copy *label = &core->labels[i];
+        size_t len = strlen(label->key);
+        const char *text = list.items[i];
+        same = strncmp(text, label->key, len) == 0 && text[len] == '=' &&
+               strcmp(text + len + 1, label->value) == 0;
+    }
+    return same;
+}
+
 static void copy_strings(struct nl_link_core *core) {
     struct nl_link_core_options *o = &core->options;
     o->agent_id = nl_link_strdup(core, o->agent_id);
@@ -234,7 +246,10 @@ static bool is_stop_over(const struct nl_link_core *core) {
 
 static void config(struct nl_link_core *core, const struct nl_link_event *event) {
     bool changed = false;
-    set_labels(core, event->config.labels);
+    if (!same_labels(core, event->config.labels)) {
+        set_labels(core, event->config.labels);
+        nl_link_conn_labels_changed(core);
+    }
     core->no_memory |=
         nl_link_servers_set_configured(&core->servers, event->config.servers, &changed) != 0;
     if (changed) {

@@ -52,7 +52,7 @@ static void pause_round(struct nl_link_core *core) {
 }
 
 static void schedule_retry(struct nl_link_core *core) {
-    const char *except = core->main.state == NL_LINK_NONE ? NULL : core->main.address;
+    const char *except = core->main.draining ? core->main.address : NULL;
     if (nl_link_servers_pick(&core->servers, except) != NULL) {
         core->retry_at_ms = core->now_ms;
     } else {
@@ -68,11 +68,12 @@ static struct nl_link_conn *wanted(struct nl_link_core *core) {
     if (core->main.state == NL_LINK_NONE) {
         return &core->main;
     }
-    return core->main.draining && core->spare.state == NL_LINK_NONE ? &core->spare : NULL;
+    bool moves = core->main.draining || core->main.renew;
+    return moves && core->spare.state == NL_LINK_NONE ? &core->spare : NULL;
 }
 
 static void connect_next(struct nl_link_core *core, struct nl_link_conn *conn) {
-    const char *except = conn == &core->spare ? core->main.address : NULL;
+    const char *except = core->main.draining ? core->main.address : NULL;
     const char *address = nl_link_servers_pick(&core->servers, except);
     if (address == NULL) {
         pause_round(core);
@@ -299,14 +300,22 @@ void nl_link_conn_drain(struct nl_link_core *core, struct nl_link_conn *conn,
 }
 
 void nl_link_conn_servers_changed(struct nl_link_core *core) {
-    struct nl_link_conn *conn = nl_link_conn_serving(core);
-    if (conn != NULL && !nl_link_servers_has(&core->servers, conn->address)) {
+    struct nl_link_conn *conn = &core->main;
+    if (conn->state != NL_LINK_NONE && !nl_link_servers_has(&core->servers, conn->address)) {
         nl_link_log_conn(core, NL_LOG_INFO, "its server is no longer in the list: moving", conn,
                          NULL);
         conn->draining = true;
     }
     nl_link_servers_new_round(&core->servers);
     core->retry_at_ms = core->now_ms;
+}
+
+void nl_link_conn_labels_changed(struct nl_link_core *core) {
+    if (core->main.said_hello) {
+        core->main.renew = true;
+        nl_link_servers_new_round(&core->servers);
+        core->retry_at_ms = core->now_ms;
+    }
 }
 
 // ---- time ------------------------------------------------------------------

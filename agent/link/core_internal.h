@@ -14,6 +14,7 @@ struct nl_link_conn {
     char node[130];
     bool extended;
     bool draining;  // main: asked to leave
+    bool renew;     // main: another stream, to the same server too, has to say the new labels
     bool said_hello;
     uint64_t deadline_ms;  // of the state; 0: none
     uint64_t epoch;
@@ -95,6 +96,7 @@ void nl_link_conn_welcome(struct nl_link_core *core, struct nl_link_conn *conn,
 void nl_link_conn_drain(struct nl_link_core *core, struct nl_link_conn *conn,
                         const Nodelink__V1__Drain *drain);
 void nl_link_conn_servers_changed(struct nl_link_core *core);
+void nl_link_conn_labels_changed(struct nl_link_core *core);
 // Ends a connection that is still open: sends nothing more.
 void nl_link_conn_drop(struct nl_link_core *core, struct nl_link_conn *conn, const char *why);
 void nl_link_conn_goodbye(struct nl_link_core *core, struct nl_link_conn *conn, const char *why);

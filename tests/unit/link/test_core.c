@@ -623,6 +623,46 @@ static void quit_does_not_wait_for_ever(void **state) {
     fx_close(&f);
 }
 
+static void new_labels_are_said_by_a_new_stream(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1");
+    fx_up(&f, 1);
+    char *servers[] = {"a:1"}, *labels[] = {"role=db"};
+    struct nl_link_event event = {.type = NL_LINK_CONFIG};
+    event.config.servers = (struct nl_link_strings){servers, 1};
+    event.config.labels = (struct nl_link_strings){labels, 1};
+    fx_step(&f, &event);
+    fx_expect(&f, "connect 2 a:1\n");
+    fx_headers(&f, 2, true);
+    fx_expect(&f, "2: hello last=1 role:db\n");
+    fx_closed(&f, 1, 10, "replaced");  // the node may be faster than its Welcome
+    fx_welcome(&f, 2, 2);
+    fx_expect(&f, "save epoch 2\n");
+    fx_step(&f, &event);
+    fx_expect(&f, "");
+    fx_close(&f);
+}
+
+static void settings_change_before_the_welcome(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1");
+    fx_attach(&f, 0);
+    fx_headers(&f, 1, true);
+    fx_forget(&f);
+    char *servers[] = {"b:1"};
+    struct nl_link_event event = {.type = NL_LINK_CONFIG};
+    event.config.servers = (struct nl_link_strings){servers, 1};
+    fx_step(&f, &event);
+    fx_expect(&f, "connect 2 b:1\n");
+    fx_welcome(&f, 1, 1);
+    fx_headers(&f, 2, true);
+    fx_welcome(&f, 2, 2);
+    assert_non_null(strstr(f.transcript, "1: goodbye\nleave 1\n"));
+    fx_close(&f);
+}
+
 static void settings_change(void **state) {
     (void)state;
     struct fixture f;
@@ -674,6 +714,8 @@ int main(void) {
         cmocka_unit_test(quit_waits_for_the_tasks),
         cmocka_unit_test(quit_does_not_wait_for_ever),
         cmocka_unit_test(settings_change),
+        cmocka_unit_test(settings_change_before_the_welcome),
+        cmocka_unit_test(new_labels_are_said_by_a_new_stream),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
