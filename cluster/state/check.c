@@ -78,7 +78,7 @@ static bool check_order(struct check *c, const struct nl_table *table, enum nl_o
 }
 
 static bool check_slots(struct check *c, const struct nl_table *table, const char *kind) {
-    uint32_t used = 0, sorted;
+    uint32_t used = 0, sorted = 0;
     for (uint32_t slot = 1; slot < table->next_slot; slot++) {
         const struct nl_rec *rec = nl_table_get(table, slot);
         if (rec == NULL) {
@@ -156,7 +156,7 @@ static bool check_connection(struct check *c, const struct nl_agent *a) {
 static bool check_agent(struct check *c, const struct nl_rec *rec) {
     const struct nl_agent *a = &NL_CONTAINER(rec, struct nl_agent_rec, head)->agent;
     uint64_t now = c->state->clock_ms;
-    uint32_t active;
+    uint32_t active = 0;
     MUST(c, nl_text_id_ok(a->id), "agent", a->id);
     MUST(c, a->tokens <= NL_STATE_TOKENS_MAX, "agent", a->id);
     MUST(c, a->tokens < 2 || memcmp(a->token_sha256[0], a->token_sha256[1], 32) != 0, "agent",

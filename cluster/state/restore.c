@@ -328,7 +328,7 @@ static int check_bytes(struct reader *r) {
 }
 
 static int check_footer(struct reader *r, uint64_t records) {
-    Nodelink__V1__SnapshotFooter *footer;
+    Nodelink__V1__SnapshotFooter *footer = NULL;
     int rv = next_message(r, NL_FRAME_FOOTER, &nodelink__v1__snapshot_footer__descriptor, &footer);
     if (rv != NL_OK) {
         return rv;
@@ -359,7 +359,7 @@ static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *heade
 }
 
 static int read_snapshot(struct reader *r) {
-    Nodelink__V1__SnapshotHeader *header;
+    Nodelink__V1__SnapshotHeader *header = NULL;
     int rv = check_bytes(r);
     if (rv != NL_OK) {
         return rv;

@@ -13,6 +13,7 @@ void fx_open(struct fx *fx, const struct nl_state_limits *limits) {
     memset(fx, 0, sizeof *fx);
     fx->proposer = 1;
     fx->boot = 1;
+    fx->attempt = 1;
     fx->time_ms = 1000;
     assert_int_equal(nl_state_new(limits != NULL ? limits : &defaults, &fx->state), NL_OK);
 }
@@ -210,7 +211,7 @@ struct nl_outcome fx_start(struct fx *fx, const char *task, const char *agent, u
     m.task_id = (char *)task;
     m.agent_id = (char *)agent;
     m.epoch = epoch;
-    m.attempt = 1;
+    m.attempt = fx->attempt;
     m.pid = 4711;
     return fx_apply(fx, &command);
 }
@@ -221,7 +222,7 @@ struct nl_outcome fx_finish_result(struct fx *fx, const char *task, const char *
     m.task_id = (char *)task;
     m.agent_id = (char *)agent;
     m.epoch = epoch;
-    m.attempt = 1;
+    m.attempt = fx->attempt;
     m.result = result;
     return fx_apply(fx, &command);
 }

@@ -26,6 +26,7 @@ struct fx {
     struct nl_state *state;
     uint64_t index, sequence, time_ms;
     uint64_t proposer, boot, ack_below;  // of the next commands; 1, 1, 0
+    uint32_t attempt;                    // of starts and finishes; 1
     struct nl_outcome outcome;           // of the last one
     bool duplicate;
     struct fx_effect effects[FX_EFFECTS_MAX];

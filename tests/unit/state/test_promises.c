@@ -258,6 +258,22 @@ static void test_p7_an_older_epoch_is_refused(void **unused) {
     fx_expect(fx_disconnect(&fx, "a", 1), NL_OUTCOME_NOTHING);
     assert_int_equal(task_of(&fx, "t")->version, version);
     fx_expect(fx_start(&fx, "t", "a", 2), NL_OUTCOME_OK);
+    fx_expect(fx_disconnect(&fx, "a", 2), NL_OUTCOME_OK);
+    fx_expect(fx_unreachable(&fx, "a", 1), NL_OUTCOME_NOTHING);
+    fx_expect(fx_lost(&fx, "a", 1), NL_OUTCOME_NOTHING);
+    fx_close(&fx);
+}
+
+static void test_p7_another_attempt_is_refused(void **unused) {
+    (void)unused;
+    static struct fx fx;
+    fx_open(&fx, NULL);
+    fx_agent(&fx, "a");
+    fx_submit(&fx, "t", "a", "true", 0);
+    fx.attempt = 2;
+    fx_expect(fx_start(&fx, "t", "a", 1), NL_OUTCOME_STALE);
+    fx_expect(fx_finish(&fx, "t", "a", 1, EXITED, 0), NL_OUTCOME_STALE);
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_DISPATCHED);
     fx_close(&fx);
 }
 
@@ -363,6 +379,7 @@ int main(void) {
         cmocka_unit_test(test_p3_a_result_after_the_cluster_gave_up_is_late),
         cmocka_unit_test(test_p7_each_registration_raises_the_epoch),
         cmocka_unit_test(test_p7_an_older_epoch_is_refused),
+        cmocka_unit_test(test_p7_another_attempt_is_refused),
         cmocka_unit_test(test_p7_only_a_node_of_the_current_boot_may_own),
         cmocka_unit_test(test_p7_dispatched_means_the_current_epoch),
         cmocka_unit_test(test_p8_the_same_request_gives_the_same_task),
