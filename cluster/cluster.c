@@ -30,26 +30,47 @@ enum {
 
 // ---- raft's events -------------------------------------------------------------
 
+static void on_fatal(void *user, const char *why) {
+    struct nl_cluster *cluster = user;
+    cluster->events.on_fatal(cluster->user, why);
+    abort();  // the contract says that it does not return
+}
+
+// The directory was lost and made anew, or is an old copy: the node may have forgotten votes and
+// entries.
+static const char not_the_last_directory[] =
+    "the cluster knows a later start of this node than its data directory does: the directory is "
+    "not the node's last one. Remove it and let the node join under a new id";
+
+static void check_boot(struct nl_cluster *cluster, uint64_t boot) {
+    if (boot > cluster->boot && cluster->boot != 0) {  // 0: still opening, see open_rest
+        on_fatal(cluster, not_the_last_directory);
+    }
+}
+
 static void on_effect(void *user, const struct nl_effect *effect) {
     struct nl_cluster *cluster = user;
+    if (effect->kind == NL_EFFECT_OUTCOME && effect->proposer == cluster->id) {
+        check_boot(cluster, effect->boot);
+    }
     nl_propose_effect(cluster, effect);
-    if (cluster->opened) {
+    if (cluster->opened && !cluster->closing) {
         cluster->events.on_effect(cluster->user, effect);
     }
 }
 
 static void on_restored(void *user) {
     struct nl_cluster *cluster = user;
+    const struct nl_node *node = nl_state_node(cluster->state, cluster->id);
+    if (node != NULL) {
+        check_boot(cluster, node->boot);
+    }
     // Outcomes of commands that the snapshot holds are never announced here: asked for again,
     // they come as duplicates.
     nl_core_resend(cluster->proposer.core);
-    cluster->events.on_restored(cluster->user);
-}
-
-static void on_fatal(void *user, const char *why) {
-    struct nl_cluster *cluster = user;
-    cluster->events.on_fatal(cluster->user, why);
-    abort();  // the contract says that it does not return
+    if (!cluster->closing) {
+        cluster->events.on_restored(cluster->user);
+    }
 }
 
 static enum nl_cluster_role public_role(enum nl_raft_role role) {
@@ -164,11 +185,12 @@ static void on_prepare(uv_prepare_t *prepare) {
         begin_close(cluster);
         return;
     }
+    // Answers first: what their callbacks propose or read goes along at once.
+    nl_propose_answer(cluster);
+    nl_read_applied(cluster);
     nl_append_flush(cluster);
     nl_propose_flush(cluster);
     nl_read_flush(cluster);
-    nl_propose_answer(cluster);
-    nl_read_applied(cluster);
 }
 
 // ---- step down -----------------------------------------------------------------
@@ -404,6 +426,11 @@ static int open_rest(struct nl_cluster *cluster, char *error_text, size_t error_
         snprintf(error_text, error_size, "%s: can't write the node's files: %s", cluster->dir.path,
                  nl_strerror(rv));
         return rv;
+    }
+    const struct nl_node *self = nl_state_node(cluster->state, cluster->id);
+    if (self != NULL && self->boot >= cluster->boot) {
+        snprintf(error_text, error_size, "%s: %s", cluster->dir.path, not_the_last_directory);
+        return NL_ECORRUPT;
     }
     nl_peer_credential_init(cluster);
     rv = nl_links_open(cluster);

@@ -59,7 +59,9 @@ enum nl_cluster_role {
 const char *nl_cluster_role_name(enum nl_cluster_role role);
 
 struct nl_cluster_events {
-    // Each effect of each applied command, in order, on every node. Must not call back into
+    // Each effect of each applied command, in order, on every node. Effects of the log's entries
+    // that apply inside nl_cluster_open are not announced: after it, as after on_restored,
+    // everything derived is built from the state. Must not call back into
     // nl_cluster_* functions that change something (post it to the loop instead); proposing is
     // allowed.
     void (*on_effect)(void *user, const struct nl_effect *effect);
@@ -98,7 +100,8 @@ uint64_t nl_cluster_boot(const struct nl_cluster *cluster);  // rises with every
 // in the background, so that afterwards it can't apply late.
 typedef void (*nl_propose_cb)(void *user, int result, struct nl_outcome outcome, uint64_t index,
                               uint64_t term);
-// NL_OK: done will be called (never from inside this call). NL_EFULL: too many in flight.
+// NL_OK: done will be called (never from inside this call). NL_EFULL: too many in flight, or the
+// disk is nearly full; NL_ETOOBIG: over 1 MiB; NL_ECANCELED: closing.
 // timeout_ms 0: 10 s.
 int nl_cluster_propose(struct nl_cluster *cluster, Nodelink__V1__Command *command,
                        uint64_t timeout_ms, nl_propose_cb done, void *user);

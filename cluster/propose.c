@@ -83,7 +83,7 @@ uint64_t nl_propose_target(struct nl_cluster *cluster, uint64_t now_ms) {
     if (cluster->info.role == NL_RAFT_LEADER) {
         return cluster->id;
     }
-    if (proposer->hint != 0 && now_ms < proposer->hint_until_ms) {
+    if (proposer->hint != 0 && proposer->hint != cluster->id && now_ms < proposer->hint_until_ms) {
         return proposer->hint;
     }
     return cluster->info.leader == cluster->id ? 0 : cluster->info.leader;

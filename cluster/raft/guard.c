@@ -140,7 +140,12 @@ static int guard_set_vote(struct raft_io *io, raft_id id) {
 
 static int guard_truncate(struct raft_io *io, raft_index index) {
     struct nl_guard *g = of_io(io);
-    int rv = NL_FAILPOINT("raft.truncate") ? RAFT_IOERR : g->inner.truncate(&g->inner, index);
+    int rv = nl_mark_lower(&g->mark, index - 1) == NL_OK ? 0 : RAFT_IOERR;
+    if (rv == 0 && !NL_FAILPOINT("raft.truncate")) {
+        rv = g->inner.truncate(&g->inner, index);
+    } else {
+        rv = RAFT_IOERR;
+    }
     return must(g, "truncating the log", rv);
 }
 
@@ -163,7 +168,10 @@ static int guard_random(struct raft_io *io, int min, int max) {
 // ---- events ------------------------------------------------------------------
 
 static void stepped(struct nl_guard *g) {
+    const struct raft *raft = g->io.data;
     g->io.capacity = g->inner.capacity;
+    // 0 while a snapshot is being installed; the mark was lowered for it.
+    nl_mark_raise(&g->mark, raft->last_stored);
     if (!g->closing) {
         g->hooks.stepped(g->hooks.user);
     }
@@ -331,7 +339,8 @@ static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
     put->work.data = put;
     g->snapshot = put;
     if (trailing == 0) {
-        return snapshot_pass(put);
+        int rv = nl_mark_lower(&g->mark, snapshot->index);
+        return rv == NL_OK ? snapshot_pass(put) : must(g, "installing a snapshot", RAFT_IOERR);
     }
     assert(snapshot->n_bufs == 1);
     int rv = uv_queue_work(g->loop, &put->work, encode_work, after_encode);

@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #include "cluster/raft/histogram.h"
+#include "cluster/raft/mark.h"
 
 #define NL_GUARD_PEERS_MAX 32
 
@@ -57,6 +58,7 @@ struct nl_guard {
     unsigned n_peers;
     uint64_t watch_ms;  // when the watchdog last looked
     uint64_t snapshots_taken;
+    struct nl_mark mark;  // opened by the owner
     struct nl_histogram append_us;
 };
 

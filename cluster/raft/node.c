@@ -185,6 +185,7 @@ static int init_io(struct nl_raft_node *node) {
         raft_uv_set_tracer(inner, NULL);
     }
     own.user = node;
+    node->guard.mark.fd = -1;
     nl_guard_init(&node->guard, node->options.loop, &own);
     return 0;
 }
@@ -217,6 +218,30 @@ static void free_abandoned(void *user) {
     node_free(user);
 }
 
+// A log that ends before what was known to be stored has lost its end: libraft took damage for a
+// write that was cut off.
+static int check_mark(struct nl_raft_node *node) {
+    struct raft *raft = &node->raft;
+    uint64_t stored = node->guard.mark.index;
+    if (raft_last_index(raft) >= stored) {
+        return 0;
+    }
+    snprintf(raft->errmsg, sizeof raft->errmsg,
+             "the log ends at entry %llu, but entry %llu was stored: it is damaged",
+             raft_last_index(raft), (unsigned long long)stored);
+    return RAFT_CORRUPT;
+}
+
+static int open_mark(struct nl_raft_node *node) {
+    int rv = nl_mark_open(&node->guard.mark, node->options.dir);
+    if (rv != NL_OK) {
+        snprintf(node->raft.errmsg, sizeof node->raft.errmsg, "file \"stored\": %s",
+                 nl_strerror(rv));
+        return rv == NL_ECORRUPT ? RAFT_CORRUPT : RAFT_IOERR;
+    }
+    return 0;
+}
+
 static int start(struct nl_raft_node *node, const char **ret_step) {
     int rv = 0;
     configure(node);
@@ -226,9 +251,10 @@ static int start(struct nl_raft_node *node, const char **ret_step) {
     }
     if (rv == 0) {
         *ret_step = "can't load the log";
-        rv = raft_start(&node->raft);
+        rv = open_mark(node);
     }
-    return rv;
+    rv = rv == 0 ? raft_start(&node->raft) : rv;
+    return rv == 0 ? check_mark(node) : rv;
 }
 
 static void report(const struct nl_raft_node *node, const char *step, const char *said, int rv,
@@ -237,9 +263,48 @@ static void report(const struct nl_raft_node *node, const char *step, const char
              said);
 }
 
+static int open_transport(struct nl_raft_node *node, char *error_text, size_t error_size) {
+    const struct nl_raft_options *o = &node->options;
+    struct nl_transport_options options = {
+        .loop = o->loop,
+        .cluster_name = o->cluster_name,
+        .id = o->id,
+        .listen_address = o->listen_address,
+        .members = o->members,
+        .n_members = o->n_members,
+        .secret = o->secret,
+        .secret_len = o->secret_len,
+    };
+    return nl_transport_new(&options, &node->transport, error_text, error_size);
+}
+
+// After a failure only the transport has handles.
+static int init(struct nl_raft_node *node, char *error_text, size_t error_size) {
+    const char *step = "can't open the log";
+    init_fsm(node);
+    int rv = init_io(node);
+    if (rv != 0) {
+        report(node, step, node->guard.inner.errmsg, rv, error_text, error_size);
+        return rv;
+    }
+    rv = raft_init(&node->raft, &node->guard.io, &node->fsm.raft, node->options.id,
+                   own_address(&node->options));
+    if (rv != 0) {
+        report(node, step, node->raft.errmsg, rv, error_text, error_size);
+        raft_uv_close(&node->guard.inner);
+    }
+    return rv;
+}
+
+static void start_watch(struct nl_raft_node *node) {
+    uv_timer_init(node->options.loop, &node->watch);
+    node->watch.data = node;
+    uv_timer_start(&node->watch, on_watch, WATCH_MS, WATCH_MS);
+}
+
 int nl_raft_open(const struct nl_raft_options *options, const struct nl_raft_events *events,
                  void *user, struct nl_raft_node **ret, char *error_text, size_t error_size) {
-    const char *step = "can't open the log";
+    const char *step = "";
     struct nl_raft_node *node = calloc(1, sizeof *node);
     if (node == NULL) {
         snprintf(error_text, error_size, "no memory");
@@ -248,40 +313,17 @@ int nl_raft_open(const struct nl_raft_options *options, const struct nl_raft_eve
     node->options = *options;
     node->events = *events;
     node->user = user;
-    struct nl_transport_options transport = {
-        .loop = options->loop,
-        .cluster_name = options->cluster_name,
-        .id = options->id,
-        .listen_address = options->listen_address,
-        .members = options->members,
-        .n_members = options->n_members,
-        .secret = options->secret,
-        .secret_len = options->secret_len,
-    };
-    int rv = nl_transport_new(&transport, &node->transport, error_text, error_size);
+    int rv = open_transport(node, error_text, error_size);
     if (rv != NL_OK) {
         free(node);
         return rv;
     }
-    init_fsm(node);
-    rv = init_io(node);
-    if (rv == 0) {
-        rv = raft_init(&node->raft, &node->guard.io, &node->fsm.raft, options->id,
-                       own_address(options));
-        if (rv != 0) {
-            report(node, step, node->raft.errmsg, rv, error_text, error_size);
-            raft_uv_close(&node->guard.inner);
-        }
-    } else {
-        report(node, step, node->guard.inner.errmsg, rv, error_text, error_size);
-    }
+    rv = init(node, error_text, error_size);
     if (rv != 0) {
         nl_transport_abandon(node->transport, free_abandoned, node);
         return error_of(rv);
     }
-    uv_timer_init(options->loop, &node->watch);
-    node->watch.data = node;
-    uv_timer_start(&node->watch, on_watch, WATCH_MS, WATCH_MS);
+    start_watch(node);
     rv = start(node, &step);
     if (rv != 0) {
         report(node, step, raft_errmsg(&node->raft), rv, error_text, error_size);
@@ -302,6 +344,7 @@ static void maybe_closed(struct nl_raft_node *node) {
     void (*closed)(void *) = node->closed;
     void *user = node->closed_user;
     raft_uv_close(&node->guard.inner);
+    nl_mark_close(&node->guard.mark);
     node_free(node);
     if (closed != NULL) {
         closed(user);

@@ -406,6 +406,137 @@ static void commit_push(void **state) {
     assert_true(us[ROUNDS / 2] < 25000);  // half a heartbeat
 }
 
+struct stream {
+    unsigned node;
+    unsigned left, in_flight;
+    uint64_t us[20000];
+    unsigned n;
+};
+
+struct flight {
+    struct stream *stream;
+    uint64_t start_us;
+};
+
+static void on_flown(void *user, int result, struct nl_outcome outcome, uint64_t index,
+                     uint64_t term) {
+    struct flight *flight = user;
+    struct stream *stream = flight->stream;
+    (void)outcome;
+    (void)index;
+    (void)term;
+    assert_int_equal(result, NL_OK);
+    stream->us[stream->n++] = nl_clock_mono_us() - flight->start_us;
+    stream->in_flight--;
+    free(flight);
+}
+
+static void fly(struct stream *stream) {
+    static uint8_t payload[230];
+    Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
+    Nodelink__V1__AgentDisconnect body = NODELINK__V1__AGENT_DISCONNECT__INIT;
+    struct flight *flight = malloc(sizeof *flight);
+    assert_non_null(flight);
+    memset(payload, 'x', sizeof payload - 1);
+    *flight = (struct flight){stream, nl_clock_mono_us()};
+    // Of no agent: an outcome and 256 bytes, and the state stays as it is.
+    body.agent_id = (char *)payload;
+    command.body_case = NODELINK__V1__COMMAND__BODY_AGENT_DISCONNECT;
+    command.agent_disconnect = &body;
+    assert_int_equal(
+        nl_cluster_propose(f.nodes[stream->node].cluster, &command, 0, on_flown, flight), NL_OK);
+    stream->left--;
+    stream->in_flight++;
+}
+
+static bool flown(struct fixture *fixture, void *arg) {
+    struct stream *stream = arg;
+    (void)fixture;
+    return stream->in_flight == 0 && stream->left == 0;
+}
+
+struct pump {
+    struct stream *stream;
+    unsigned depth;
+};
+
+static bool pump(struct fixture *fixture, void *arg) {
+    struct pump *p = arg;
+    while (p->stream->left > 0 && p->stream->in_flight < p->depth) {
+        fly(p->stream);
+    }
+    return flown(fixture, p->stream);
+}
+
+static void measure(const char *from, unsigned node, unsigned depth, unsigned total) {
+    static struct stream stream;
+    struct pump p = {&stream, depth};
+    memset(&stream, 0, sizeof stream);
+    stream.node = node;
+    stream.left = total;
+    uint64_t start = nl_clock_mono_us();
+    assert_true(fixture_until(&f, 60000, pump, &p));
+    uint64_t took = nl_clock_mono_us() - start;
+    qsort(stream.us, stream.n, sizeof stream.us[0], compare);
+    print_message("%s, %4u in flight: %6llu commands/s, p50 %llu us, p99 %llu us\n", from, depth,
+                  (unsigned long long)((uint64_t)total * 1000000 / took),
+                  (unsigned long long)stream.us[stream.n / 2],
+                  (unsigned long long)stream.us[stream.n * 99 / 100]);
+}
+
+static void reads_in_turn(const char *at, unsigned node) {
+    enum { READS = 200 };
+    uint64_t us[READS];
+    for (unsigned i = 0; i < READS; i++) {
+        struct result r = {0};
+        uint64_t start = nl_clock_mono_us();
+        assert_int_equal(nl_cluster_read(f.nodes[node].cluster, 0, on_read, &r), NL_OK);
+        fixture_wait(&f, &r);
+        assert_int_equal(r.result, NL_OK);
+        us[i] = nl_clock_mono_us() - start;
+    }
+    qsort(us, READS, sizeof us[0], compare);
+    print_message("%s, one read at a time: p50 %llu us, p99 %llu us\n", at,
+                  (unsigned long long)us[READS / 2], (unsigned long long)us[READS * 99 / 100]);
+}
+
+// Three nodes share this one thread, so the figures are for comparing with earlier ones.
+static void figures(void **state) {
+    struct nl_cluster_status status;
+    (void)state;
+    start_all();
+    unsigned leader = (unsigned)fixture_leader(&f);
+    measure("leader", leader, 1, 500);
+    measure("leader", leader, 64, 10000);
+    measure("leader", leader, 1024, 20000);
+    measure("follower", other_than(leader), 1, 500);
+    measure("follower", other_than(leader), 64, 10000);
+    measure("follower", other_than(leader), 1024, 20000);
+    reads_in_turn("leader", leader);
+    reads_in_turn("follower", other_than(leader));
+    nl_cluster_status(f.nodes[leader].cluster, &status);
+    print_message("append p99 %llu us, longest loop lag %llu us\n",
+                  (unsigned long long)status.fsync_p99_us,
+                  (unsigned long long)status.loop_lag_us_max);
+    fixture_assert_equal(&f);
+}
+
+// From the moment the leader is closed to the first write that another node has done.
+static void failover_time(void **state) {
+    struct result r;
+    (void)state;
+    start_all();
+    make_agent(0);
+    unsigned leader = (unsigned)fixture_leader(&f);
+    uint64_t start = nl_clock_mono_ms();
+    fixture_stop(&f, leader);
+    assert_int_equal(propose_register(&f, other_than(leader), "a", 0, &r), NL_OK);
+    fixture_wait(&f, &r);
+    assert_ok(&r);
+    print_message("from the leader's end to the next write: %llu ms\n",
+                  (unsigned long long)(nl_clock_mono_ms() - start));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(single_node, setup1, teardown),
@@ -419,6 +550,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(wait_applied, setup3, teardown),
         cmocka_unit_test_setup_teardown(peer_status, setup3, teardown),
         cmocka_unit_test_setup_teardown(commit_push, setup3, teardown),
+        cmocka_unit_test_setup_teardown(failover_time, setup3, teardown),
+        cmocka_unit_test_setup_teardown(figures, setup3, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

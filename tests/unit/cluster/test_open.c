@@ -1,5 +1,6 @@
 // What a node refuses to start on, and what its directory looks like afterwards.
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +173,98 @@ static void corrupt_log(void **state) {
     assert_int_equal(size_of("boot"), boot);
 }
 
+// Copies the files of a folder and of its folders.
+static void copy_tree(const char *from, const char *to) {
+    char a[512], b[512], bytes[65536];
+    DIR *dir = opendir(from);
+    assert_non_null(dir);
+    assert_int_equal(mkdir(to, 0700), 0);
+    for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
+        snprintf(a, sizeof a, "%s/%s", from, e->d_name);
+        snprintf(b, sizeof b, "%s/%s", to, e->d_name);
+        if (e->d_name[0] == '.') {
+            continue;
+        }
+        if (e->d_type == DT_DIR) {
+            copy_tree(a, b);
+            continue;
+        }
+        int in = open(a, O_RDONLY), out = open(b, O_WRONLY | O_CREAT, 0600);
+        assert_true(in >= 0 && out >= 0);
+        for (ssize_t n; (n = read(in, bytes, sizeof bytes)) > 0;) {
+            assert_int_equal(write(out, bytes, (size_t)n), n);
+        }
+        close(in);
+        close(out);
+    }
+    closedir(dir);
+}
+
+static void flip(const char *path, off_t at) {
+    uint8_t byte;
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= 0x01;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+// libraft takes a flipped bit in the segment that was open for a write that a crash cut off. The
+// node must not: it would forget what it has acknowledged.
+static void damaged_end_of_the_log(void **state) {
+    struct nl_cluster_options options = fixture_options(&f, 0);
+    struct result r;
+    char copy[128], segment[256];
+    (void)state;
+    fixture_start(&f, 0);
+    assert_true(fixture_leader(&f) >= 0);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(propose_token(&f, 0, "a", &r), NL_OK);
+        fixture_wait(&f, &r);
+    }
+    snprintf(copy, sizeof copy, "%s/killed", f.dir);  // as kill -9 would leave it
+    copy_tree(f.nodes[0].dir, copy);
+    fixture_stop(&f, 0);
+    snprintf(segment, sizeof segment, "%s/raft/open-1", copy);
+    flip(segment, 700);
+    options.data_dir = copy;
+    refuse(&options, NL_ECORRUPT, "damaged");
+    refuse(&options, NL_ECORRUPT, "damaged");  // and again: it isn't forgotten
+}
+
+// Without damage the same copy is a good directory.
+static void killed_node_starts(void **state) {
+    struct result r;
+    char copy[128];
+    (void)state;
+    fixture_start(&f, 0);
+    assert_true(fixture_leader(&f) >= 0);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(propose_token(&f, 0, i % 2 == 0 ? "a" : "b", &r), NL_OK);
+        fixture_wait(&f, &r);
+    }
+    snprintf(copy, sizeof copy, "%s/killed", f.dir);
+    copy_tree(f.nodes[0].dir, copy);
+    fixture_stop(&f, 0);
+    snprintf(f.nodes[0].dir, sizeof f.nodes[0].dir, "%s", copy);
+    fixture_start(&f, 0);
+    assert_true(fixture_leader(&f) >= 0);
+    fixture_node_up(&f, 0);
+    assert_non_null(nl_state_agent(nl_cluster_state(f.nodes[0].cluster), "b"));
+}
+
+static void restored_from_a_backup(void **state) {
+    struct nl_cluster_options options = fixture_options(&f, 0);
+    (void)state;
+    start_and_stop();
+    start_and_stop();
+    int fd = open(path_of("boot"), O_WRONLY | O_TRUNC);
+    assert_int_equal(write(fd, "0\n", 2), 2);
+    close(fd);
+    refuse(&options, NL_ECORRUPT, "a later start of this node");
+}
+
 // A bootstrap that was cut off before its end may begin again.
 static void unfinished_bootstrap(void **state) {
     static const char text[] = "format 1\ncluster test\nnode 1\nstate bootstrapping\n";
@@ -231,6 +324,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(bad_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(log_is_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(corrupt_log, setup, teardown),
+        cmocka_unit_test_setup_teardown(damaged_end_of_the_log, setup, teardown),
+        cmocka_unit_test_setup_teardown(killed_node_starts, setup, teardown),
+        cmocka_unit_test_setup_teardown(restored_from_a_backup, setup, teardown),
         cmocka_unit_test_setup_teardown(unfinished_bootstrap, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_options, setup, teardown),
         cmocka_unit_test_setup_teardown(close_early, setup, teardown),
