@@ -15,7 +15,7 @@
 enum { WAIT_MS = 30000 };
 
 const uint8_t fixture_secret[32] = "thirty-two bytes of test secret";
-static const uint8_t token[32] = "token";
+const uint8_t fixture_token[32] = "token";
 
 // ---- events ------------------------------------------------------------------
 
@@ -346,8 +346,8 @@ int propose_token(struct fixture *f, unsigned node, const char *agent, struct re
     Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
     Nodelink__V1__AgentTokenCreate create = NODELINK__V1__AGENT_TOKEN_CREATE__INIT;
     create.agent_id = (char *)(uintptr_t)agent;
-    create.token_sha256.data = (uint8_t *)(uintptr_t)token;
-    create.token_sha256.len = sizeof token;
+    create.token_sha256.data = (uint8_t *)(uintptr_t)fixture_token;
+    create.token_sha256.len = sizeof fixture_token;
     command.body_case = NODELINK__V1__COMMAND__BODY_AGENT_TOKEN_CREATE;
     command.agent_token_create = &create;
     memset(r, 0, sizeof *r);
@@ -361,8 +361,8 @@ int propose_register(struct fixture *f, unsigned node, const char *agent, uint64
     reg.agent_id = (char *)(uintptr_t)agent;
     reg.node = node + 1;
     reg.node_boot = nl_cluster_boot(f->nodes[node].cluster);
-    reg.token_sha256.data = (uint8_t *)(uintptr_t)token;
-    reg.token_sha256.len = sizeof token;
+    reg.token_sha256.data = (uint8_t *)(uintptr_t)fixture_token;
+    reg.token_sha256.len = sizeof fixture_token;
     command.body_case = NODELINK__V1__COMMAND__BODY_AGENT_REGISTER;
     command.agent_register = &reg;
     memset(r, 0, sizeof *r);

@@ -41,6 +41,7 @@ struct fixture {
 };
 
 extern const uint8_t fixture_secret[32];
+extern const uint8_t fixture_token[32];  // of the agents
 
 void fixture_open(struct fixture *f, unsigned n);
 void fixture_close(struct fixture *f);  // stops what runs, checks the loop, removes the files

@@ -365,6 +365,113 @@ static void peer_status(void **state) {
     assert_true(fixture_until(&f, 10000, peers_seen, NULL));
 }
 
+// ---- coming and going ----------------------------------------------------------
+
+struct busy {
+    struct node *node;
+    bool on;  // goes on proposing
+    unsigned in_flight, ok, unknown, not_done;
+};
+
+static void propose_one(struct busy *b);
+
+static void on_busy(void *user, int result, struct nl_outcome outcome, uint64_t index,
+                    uint64_t term) {
+    struct busy *b = user;
+    (void)index;
+    (void)term;
+    b->in_flight--;
+    if (result == NL_OK) {
+        // A start of the node whose NodeUp came later is refused as stale: not applied either.
+        b->ok += outcome.code == NL_OUTCOME_OK;
+    } else if (result == NL_EUNKNOWN) {
+        b->unknown++;
+    } else {
+        b->not_done++;
+    }
+    propose_one(b);
+}
+
+static void propose_one(struct busy *b) {
+    Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
+    Nodelink__V1__AgentRegister reg = NODELINK__V1__AGENT_REGISTER__INIT;
+    if (!b->on || b->node->cluster == NULL) {
+        return;
+    }
+    reg.agent_id = (char *)(uintptr_t) "a";
+    reg.node = b->node->index + 1;
+    reg.node_boot = nl_cluster_boot(b->node->cluster);
+    reg.token_sha256.data = (uint8_t *)(uintptr_t)fixture_token;
+    reg.token_sha256.len = sizeof fixture_token;
+    command.body_case = NODELINK__V1__COMMAND__BODY_AGENT_REGISTER;
+    command.agent_register = &reg;
+    if (nl_cluster_propose(b->node->cluster, &command, 3000, on_busy, b) == NL_OK) {
+        b->in_flight++;
+    }
+}
+
+static bool for_a_while(struct fixture *fixture, void *arg) {
+    (void)fixture;
+    return nl_clock_mono_ms() >= *(uint64_t *)arg;
+}
+
+static bool all_answered(struct fixture *fixture, void *arg) {
+    const struct busy *b = arg;
+    return b[0].in_flight + b[1].in_flight + b[2].in_flight == 0 && fixture->n == 3;
+}
+
+static void start_busy(struct busy *b) {
+    fixture_node_up(&f, b->node->index);
+    b->on = true;
+    for (int i = 0; i < 20; i++) {
+        propose_one(b);
+    }
+}
+
+// Nodes stop and start at random under load, with small snapshots. In the end every write that was
+// answered NL_OK is there once, and none beyond those that may be.
+static void nodes_come_and_go(void **state) {
+    enum { ROUNDS = 24 };
+    struct busy busy[3] = {{.node = &f.nodes[0]}, {.node = &f.nodes[1]}, {.node = &f.nodes[2]}};
+    unsigned ok = 0, unknown = 0, not_done = 0;
+    unsigned seed = (unsigned)nl_clock_wall_ms();
+    (void)state;
+    print_message("seed %u\n", seed);
+    srand(seed);
+    f.snapshot_threshold = 100;
+    f.snapshot_trailing = 10;
+    start_all();
+    make_agent(0);
+    for (unsigned i = 0; i < 3; i++) {
+        start_busy(&busy[i]);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        unsigned i = (unsigned)rand() % 3;
+        uint64_t until = nl_clock_mono_ms() + (unsigned)rand() % 300;
+        fixture_until(&f, 10000, for_a_while, &until);
+        busy[i].on = false;
+        fixture_stop(&f, i);
+        until = nl_clock_mono_ms() + (unsigned)rand() % 300;
+        fixture_until(&f, 10000, for_a_while, &until);
+        fixture_start(&f, i);
+        start_busy(&busy[i]);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        busy[i].on = false;
+    }
+    assert_true(fixture_until(&f, 30000, all_answered, busy));
+    for (unsigned i = 0; i < 3; i++) {
+        ok += busy[i].ok;
+        unknown += busy[i].unknown;
+        not_done += busy[i].not_done;
+    }
+    fixture_assert_equal(&f);
+    uint64_t epoch = epoch_at(&f, 0, "a");
+    print_message("%u done, %u unknown, %u not done; applied %llu\n", ok, unknown, not_done,
+                  (unsigned long long)epoch);
+    assert_true(epoch >= ok && epoch <= ok + unknown);
+}
+
 // ---- figures -----------------------------------------------------------------
 
 static int compare(const void *a, const void *b) {
@@ -549,6 +656,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(step_down, setup3, teardown),
         cmocka_unit_test_setup_teardown(wait_applied, setup3, teardown),
         cmocka_unit_test_setup_teardown(peer_status, setup3, teardown),
+        cmocka_unit_test_setup_teardown(nodes_come_and_go, setup3, teardown),
         cmocka_unit_test_setup_teardown(commit_push, setup3, teardown),
         cmocka_unit_test_setup_teardown(failover_time, setup3, teardown),
         cmocka_unit_test_setup_teardown(figures, setup3, teardown),

@@ -65,6 +65,26 @@ static void child_three(void) {
     fixture_until(&f, 20000, never, NULL);
 }
 
+// A node's directory is lost and made anew under the same id: it could vote a second time.
+static void child_lost_directory(void) {
+    static struct fixture f;
+    fixture_open(&f, 3);
+    printf("%s\n", f.dir);
+    fflush(stdout);
+    for (unsigned i = 0; i < 3; i++) {
+        fixture_start(&f, i);
+    }
+    unsigned lost = (unsigned)(fixture_leader(&f) + 1) % 3;
+    fixture_stop(&f, lost);
+    fixture_start(&f, lost);
+    fixture_leader(&f);
+    fixture_node_up(&f, lost);
+    fixture_stop(&f, lost);
+    fixture_remove(f.nodes[lost].dir);
+    fixture_start(&f, lost);
+    fixture_until(&f, 20000, never, NULL);
+}
+
 static int run_child(const char *failpoint, void (*child)(void), char *dir, size_t dir_size,
                      uint64_t *ret_ms) {
     int fds[2], status = 0;
@@ -124,6 +144,11 @@ static void vote_error(void **state) {
     expect_stop("raft.set_vote=error", child_three, 8000);
 }
 
+static void lost_directory(void **state) {
+    (void)state;
+    expect_stop("", child_lost_directory, 15000);
+}
+
 static void bootstrap_error(void **state) {
     static struct fixture f;
     static const struct nl_cluster_events events;
@@ -150,6 +175,7 @@ int main(void) {
         cmocka_unit_test(append_error),   cmocka_unit_test(append_hangs),
         cmocka_unit_test(snapshot_error), cmocka_unit_test(term_error),
         cmocka_unit_test(vote_error),     cmocka_unit_test(bootstrap_error),
+        cmocka_unit_test(lost_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
