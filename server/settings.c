@@ -204,6 +204,17 @@ static char **default_from(char **field, const char *value) {
     return field;
 }
 
+static int check_addresses(const struct nl_settings *s, const char *file,
+                           struct nl_config_error *error) {
+    if (s->grpc_address != NULL && !address_ok(s->grpc_address)) {
+        return refuse(error, file, "grpc-address", "'%s' is not HOST:PORT", s->grpc_address);
+    }
+    if (s->raft_address != NULL && !address_ok(s->raft_address)) {
+        return refuse(error, file, "raft-address", "'%s' is not HOST:PORT", s->raft_address);
+    }
+    return NL_OK;
+}
+
 // This node's entry of members fills what was not given; without members it is its own.
 static int complete_self(struct nl_settings *s, const char *file, struct nl_config_error *error) {
     if (s->node_id == 0) {
@@ -229,13 +240,9 @@ static int complete_self(struct nl_settings *s, const char *file, struct nl_conf
         return refuse(error, file, "node-name", "'%s', but members calls node %llu '%s'",
                       s->node_name, (unsigned long long)s->node_id, self->name);
     }
-    if (s->grpc_address == NULL || !address_ok(s->grpc_address)) {
-        return refuse(error, file, "grpc-address", "'%s' is not HOST:PORT",
-                      s->grpc_address != NULL ? s->grpc_address : "");
-    }
-    if (s->raft_address == NULL || !address_ok(s->raft_address)) {
-        return refuse(error, file, "raft-address", "'%s' is not HOST:PORT",
-                      s->raft_address != NULL ? s->raft_address : "");
+    if (s->grpc_address == NULL || s->raft_address == NULL) {
+        return refuse(error, file, s->grpc_address == NULL ? "grpc-address" : "raft-address",
+                      "is missing; give it, or this node's entry in members");
     }
     if (self == NULL) {  // parse_members left room for one
         s->members[s->n_members++] =
@@ -316,7 +323,10 @@ static int check_values(const struct nl_settings *s, const char *file,
 }
 
 int nl_settings_check(struct nl_settings *s, const char *file, struct nl_config_error *error) {
-    int rv = parse_members(s, file, error);
+    int rv = check_addresses(s, file, error);
+    if (rv == NL_OK) {
+        rv = parse_members(s, file, error);
+    }
     if (rv == NL_OK) {
         rv = complete_self(s, file, error);
     }

@@ -11,7 +11,14 @@
 
 // Under load no two nodes are at the same index at the same moment, so samples are kept and an
 // index is looked for that all have passed through.
-enum { PROBE_MS = 1500, AGAIN_MS = 50, NODES = 16, SAMPLES = 512, HEX = 2 * NL_SHA256_LEN + 1 };
+enum {
+    PROBE_MS = 1500,
+    AGAIN_MS = 50,
+    NODES = 16,
+    SAMPLES = 512,
+    HASH_LEN = 16,  // GetStatusReply.state_hash
+    HEX = 2 * HASH_LEN + 1,
+};
 
 struct options {
     uint64_t timeout_ms;
@@ -28,7 +35,7 @@ static const struct nl_arg ARGS[] = {
 
 struct sample {
     uint64_t index;
-    uint8_t hash[NL_SHA256_LEN];
+    uint8_t hash[HASH_LEN];
 };
 
 struct node {
@@ -73,14 +80,14 @@ static const struct sample *sample_at(const struct node *node, uint64_t index) {
 
 static void take_sample(struct search *s, const Nodelink__V1__GetStatusReply *reply) {
     struct node *node = node_of(s, reply);
-    if (node == NULL || reply->state_hash.len != NL_SHA256_LEN) {
+    if (node == NULL || reply->state_hash.len != HASH_LEN) {
         return;
     }
     node->answering = true;
     if (sample_at(node, reply->applied) == NULL) {
         struct sample *sample = &node->samples[node->n++ % SAMPLES];
         sample->index = reply->applied;
-        memcpy(sample->hash, reply->state_hash.data, NL_SHA256_LEN);
+        memcpy(sample->hash, reply->state_hash.data, HASH_LEN);
     }
 }
 
@@ -139,9 +146,9 @@ static int print(const struct nl_cli *cli, const struct search *s) {
             continue;
         }
         reference = reference != NULL ? reference : sample;
-        bool same = memcmp(sample->hash, reference->hash, NL_SHA256_LEN) == 0;
+        bool same = memcmp(sample->hash, reference->hash, HASH_LEN) == 0;
         equal = equal && same;
-        nl_hex_encode(sample->hash, NL_SHA256_LEN, hex);
+        nl_hex_encode(sample->hash, HASH_LEN, hex);
         json_array_append_new(nodes, json_pack("{s:s, s:I, s:s}", "name", s->nodes[i].name, "id",
                                                (json_int_t)s->nodes[i].id, "state_hash", hex));
         if (!cli->json) {
@@ -165,7 +172,7 @@ static bool differs(const struct search *s) {
         if (s->found[i] != NULL && reference == NULL) {
             reference = s->found[i];
         } else if (s->found[i] != NULL &&
-                   memcmp(s->found[i]->hash, reference->hash, NL_SHA256_LEN) != 0) {
+                   memcmp(s->found[i]->hash, reference->hash, HASH_LEN) != 0) {
             return true;
         }
     }
