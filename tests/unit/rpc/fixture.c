@@ -194,7 +194,13 @@ void fixture_open(struct fixture *fx) {
     assert_int_equal(uv_loop_init(&fx->loop), 0);
     uv_timer_init(&fx->loop, &fx->tick);
     uv_timer_start(&fx->tick, on_tick, 20, 20);
-    assert_int_equal(nl_rpc_new(&fx->loop, &fx->rpc), NL_OK);
+    const char *pollers = getenv("RPC_TEST_POLLERS");
+    if (pollers != NULL) {
+        assert_int_equal(nl_rpc_new_with_pollers(&fx->loop, (unsigned)atoi(pollers), &fx->rpc),
+                         NL_OK);
+    } else {
+        assert_int_equal(nl_rpc_new(&fx->loop, &fx->rpc), NL_OK);
+    }
 }
 
 int fixture_serve(struct fixture *fx, struct nl_rpc_server_options options) {
