@@ -2,11 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/supervisor/client.h"
@@ -17,7 +19,12 @@
 #include "common/base/fs.h"
 #include "common/base/text.h"
 
-enum { SPENT_MS = 24 * 3600 * 1000, REWRITE_SIZE_FIRST = 4 * 1024 * 1024 };
+enum {
+    SPENT_MS = 24 * 3600 * 1000,
+    REWRITE_SIZE_FIRST = 4 * 1024 * 1024,
+    LOCK_TRIES = 200,
+    LOCK_PAUSE_NS = 10 * 1000 * 1000,
+};
 
 static int fail(const char *what, const char *path, const char *why) {
     nl_log(NL_LOG_ERROR, "supervisor", what, "path", path, "error", why, NULL);
@@ -177,11 +184,25 @@ static char *in_state(const struct sup_driver *d, const char *name) {
     return asprintf(&path, "%s/%s", d->options->state_dir, name) < 0 ? NULL : path;
 }
 
-// Another holder may be one that is just ending, or somebody who only looks.
+// A process that a dead supervisor had just forked holds the lock until its exec, or until it
+// notices; only such a holder is waited for.
+static int lock_of_dead(const char *path, int *ret_fd, pid_t *ret_holder) {
+    int rv = nl_fs_lock(path, ret_fd, ret_holder);
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        bool dead = *ret_holder > 0 && kill(*ret_holder, 0) != 0 && errno == ESRCH;
+        if (rv != NL_EBUSY || !dead) {
+            return rv;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
+        rv = nl_fs_lock(path, ret_fd, ret_holder);
+    }
+    return rv;
+}
+
 static int take_lock(struct sup_driver *d) {
     char *path = in_state(d, "lock");
     pid_t holder = 0;
-    int rv = path == NULL ? NL_ENOMEM : nl_fs_lock(path, &d->lock_fd, &holder);
+    int rv = path == NULL ? NL_ENOMEM : lock_of_dead(path, &d->lock_fd, &holder);
     free(path);
     if (rv == NL_EBUSY) {
         nl_log(NL_LOG_INFO, "supervisor", "another supervisor holds the state directory", "path",

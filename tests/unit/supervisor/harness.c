@@ -158,15 +158,7 @@ int harness_connect(struct harness *h) {
     return fd;
 }
 
-static bool is_attached(struct harness *h, void *arg) {
-    (void)arg;
-    return h->attached != NULL && h->count >= h->attached->tasks;
-}
-
-void harness_attach(struct harness *h) {
-    disconnect(h);
-    forget_seen(h);
-    h->fd = harness_connect(h);
+static void send_attach(struct harness *h) {
     Nodelink__V1__ToSupervisor m = NODELINK__V1__TO_SUPERVISOR__INIT;
     Nodelink__V1__SupAttach attach = NODELINK__V1__SUP_ATTACH__INIT;
     attach.version = NL_SUP_PROTOCOL_VERSION;
@@ -174,6 +166,23 @@ void harness_attach(struct harness *h) {
     m.body_case = NODELINK__V1__TO_SUPERVISOR__BODY_ATTACH;
     m.attach = &attach;
     harness_send(h, &m);
+}
+
+// A process that a killed supervisor has just forked holds its socket until it notices: such
+// a connection is closed without an answer, and another one is needed.
+static bool is_attached(struct harness *h, void *arg) {
+    (void)arg;
+    if (h->closed || h->fd < 0) {
+        disconnect(h);
+        forget_seen(h);
+        h->fd = harness_connect(h);
+        send_attach(h);
+    }
+    return h->attached != NULL && h->count >= h->attached->tasks;
+}
+
+void harness_attach(struct harness *h) {
+    disconnect(h);
     harness_until(h, is_attached, NULL, "attached");
 }
 

@@ -11,7 +11,7 @@
 #include "agent/supervisor/supervisor.h"
 #include "common/base/buf.h"
 
-#define HARNESS_DEADLINE_MS 60000u
+#define HARNESS_DEADLINE_MS 30000u
 #define HARNESS_TASKS_MAX 512u
 
 // The last that was heard of a task.
