@@ -45,6 +45,7 @@ struct nl_link_core_options {
     uint64_t backoff_cap_ms;
     uint64_t connect_ms;  // until the transport is up
     // The rest has defaults for 0.
+    uint64_t attach_ms;          // until the supervisor has said all its tasks [10 s]
     uint64_t headers_ms;         // from there until the headers [5 s]
     uint64_t welcome_ms;         // from Hello until Welcome [10 s]
     uint64_t stable_ms;          // a stream that lives so long resets backoff and rounds [10 s]
@@ -108,6 +109,7 @@ enum nl_link_action_type {
     NL_LINK_LEAVE,         // half-close after what is queued; its end is no longer news
     NL_LINK_CANCEL,        // at once; its end is no longer news
     NL_LINK_SUP_SEND,      // to_sup
+    NL_LINK_SUP_DROP,      // the supervisor does not answer: close the socket; SUP_DOWN follows
     NL_LINK_SAVE_EPOCH,    // durably; then step with EPOCH_SAVED before any other event
     NL_LINK_SAVE_SERVERS,  // nl_link_core_servers, to the cache
     NL_LINK_OUTPUT,        // nl_link_core_output_next has something

@@ -54,6 +54,7 @@ struct nl_link_core {
 
     bool sup_up;                 // the socket is
     bool sup_attached;           // and every SupTask of the attach has come
+    uint64_t attach_by_ms;       // until then it must be; UINT64_MAX: it is, or the socket is down
     uint32_t sup_due;            // SupTasks that still belong to the attach
     char *boot_id, *journal_id;  // owned; NULL before the first attach
 

@@ -188,6 +188,7 @@ static void task_message(struct nl_link_core *core, const Nodelink__V1__SupTask 
             return;
         }
     }
+    bool first = !task->seen;  // a task may change, and be told again, while the attach goes on
     task->seen = true;
     task->local = false;
     task->started_ms = message->started_ms;
@@ -199,8 +200,9 @@ static void task_message(struct nl_link_core *core, const Nodelink__V1__SupTask 
         take_spool(task, message->spool);
     }
     take_phase(core, task, message);
-    if (core->sup_due > 0) {
-        if (--core->sup_due == 0) {
+    if (!core->sup_attached) {
+        core->sup_due -= first && core->sup_due > 0;
+        if (core->sup_due == 0) {
             attach_done(core);
         }
         return;  // reported when all are known
@@ -233,6 +235,7 @@ static void refused_message(struct nl_link_core *core, const Nodelink__V1__SupRe
 static void attach(struct nl_link_core *core) {
     core->sup_up = true;
     core->sup_attached = false;
+    core->attach_by_ms = core->now_ms + core->options.attach_ms;
     Nodelink__V1__SupAttach attach = NODELINK__V1__SUP_ATTACH__INIT;
     attach.version = NL_SUP_PROTOCOL_VERSION;
     attach.pid = core->options.pid;
@@ -256,6 +259,9 @@ static void attached_message(struct nl_link_core *core, const Nodelink__V1__SupA
     replace(core, &core->journal_id, message->journal_id);
     struct nl_link_task *task;
     TAILQ_FOREACH(task, &core->tasks.live, in_order) {
+        task->seen = false;
+    }
+    TAILQ_FOREACH(task, &core->tasks.forgotten, in_order) {
         task->seen = false;
     }
     if (other) {
@@ -297,6 +303,7 @@ static void readers_again(struct nl_link_core *core, struct nl_link_task *task) 
 
 static void attach_done(struct nl_link_core *core) {
     core->sup_attached = true;
+    core->attach_by_ms = UINT64_MAX;
     struct nl_link_task *task = TAILQ_FIRST(&core->tasks.live);
     while (task != NULL) {
         struct nl_link_task *next = TAILQ_NEXT(task, in_order);
@@ -325,6 +332,7 @@ void nl_link_sup_event(struct nl_link_core *core, const struct nl_link_event *ev
     }
     if (event->type == NL_LINK_SUP_DOWN) {
         core->sup_up = core->sup_attached = false;
+        core->attach_by_ms = UINT64_MAX;
         core->sup_due = 0;
         return;
     }

@@ -176,6 +176,9 @@ static void execute(struct link *l, const struct nl_link_action *action, struct 
         case NL_LINK_SUP_SEND:
             send_to_supervisor(l, action);
             break;
+        case NL_LINK_SUP_DROP:
+            nl_link_sup_drop(&l->sup, "it does not answer");
+            break;
         case NL_LINK_SAVE_EPOCH:
             do_save_epoch(l, action, a);
             break;

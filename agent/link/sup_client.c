@@ -13,6 +13,7 @@
 enum {
     RETRY_MS_MIN = 20,
     RETRY_MS_MAX = 1000,
+    COMPLAIN_AFTER_MS = 5000,
     START_PAUSE_MS = 1000,  // until a new one must have taken its lock
     RECEIVE_BYTES = 64 * 1024,
     WRITE_QUEUE_BYTES_MAX = 8 * 1024 * 1024,
@@ -57,6 +58,7 @@ static void fail(struct nl_link_sup *sup, const char *why) {
     sup->state = NL_LINK_SUP_STATE_DOWN;
     if (was_up) {
         sup->retry_ms = RETRY_MS_MIN;
+        sup->down_since_ms = nl_clock_mono_ms();
         sup->on_down(sup->user, why);
     }
     if (!sup->closed) {
@@ -129,6 +131,17 @@ static void start_if_gone(struct nl_link_sup *sup) {
     sup->retry_ms = RETRY_MS_MIN;
 }
 
+// It holds its directory, and can't be reached: a person has to look.
+static void complain(struct nl_link_sup *sup, const char *why) {
+    uint64_t now = nl_clock_mono_ms();
+    uint32_t suppressed = 0;
+    if (now - sup->down_since_ms > COMPLAIN_AFTER_MS &&
+        nl_log_allow(&sup->limit, now, 5, 60000, &suppressed)) {
+        nl_log(NL_LOG_ERROR, "link", "the supervisor can't be reached", "socket", sup->socket_path,
+               "reason", why, NULL);
+    }
+}
+
 // ---- receive ---------------------------------------------------------------
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
@@ -186,6 +199,7 @@ static void on_connect(uv_connect_t *request, int status) {
     }
     if (status != 0) {
         start_if_gone(sup);
+        complain(sup, uv_strerror(status));
         fail(sup, uv_strerror(status));
         return;
     }
@@ -230,9 +244,16 @@ static void on_written(uv_write_t *request, int status) {
     }
 }
 
-static void on_overflow(uv_timer_t *timer) {
+static void on_drop(uv_timer_t *timer) {
     struct nl_link_sup *sup = timer->data;
-    fail(sup, "the supervisor does not read");
+    fail(sup, sup->drop_why);
+}
+
+void nl_link_sup_drop(struct nl_link_sup *sup, const char *why) {
+    if (sup->state == NL_LINK_SUP_STATE_UP) {
+        sup->drop_why = why;
+        uv_timer_start(&sup->retry_timer, on_drop, 0, 0);
+    }
 }
 
 int nl_link_sup_send(struct nl_link_sup *sup, const Nodelink__V1__ToSupervisor *message) {
@@ -240,8 +261,7 @@ int nl_link_sup_send(struct nl_link_sup *sup, const Nodelink__V1__ToSupervisor *
         return NL_ECLOSED;
     }
     if (uv_stream_get_write_queue_size((uv_stream_t *)&sup->pipe->handle) > WRITE_QUEUE_BYTES_MAX) {
-        // Later: the caller is in the middle of a step.
-        uv_timer_start(&sup->retry_timer, on_overflow, 0, 0);
+        nl_link_sup_drop(sup, "it does not read");
         return NL_EFULL;
     }
     struct write *w = calloc(1, sizeof *w);
@@ -278,6 +298,7 @@ int nl_link_sup_init(struct nl_link_sup *sup, uv_loop_t *loop) {
     sup->state = NL_LINK_SUP_STATE_DOWN;
     sup->retry_ms = RETRY_MS_MIN;
     sup->may_start = true;
+    sup->down_since_ms = nl_clock_mono_ms();
     sup->start_not_before_ms = nl_clock_mono_ms() + START_PAUSE_MS;
     sup->closed = false;
     uv_timer_init(loop, &sup->retry_timer);

@@ -39,6 +39,8 @@ struct nl_link_sup {
     uint64_t retry_ms;
     bool may_start;  // false from stop on: a supervisor that ends is left so
     uint64_t start_not_before_ms;
+    uint64_t down_since_ms;
+    const char *drop_why;
     bool closed;
     struct nl_log_limit limit;
 };
@@ -49,6 +51,8 @@ void nl_link_sup_connect(struct nl_link_sup *sup);
 // Packs at once. A supervisor that does not read (8 MiB waiting) is disconnected: NL_EFULL, on_down
 // comes later in the loop's turn. NL_ECLOSED, NL_ENOMEM, NL_ETOOBIG.
 int nl_link_sup_send(struct nl_link_sup *sup, const Nodelink__V1__ToSupervisor *message);
+// Closes the connection and begins another one; on_down comes later in the loop's turn.
+void nl_link_sup_drop(struct nl_link_sup *sup, const char *why);
 // What was sent is written out as far as the socket takes it. No callback comes afterwards.
 void nl_link_sup_close(struct nl_link_sup *sup);
 

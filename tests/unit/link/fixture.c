@@ -163,6 +163,9 @@ static void take(struct fixture *f, const struct nl_link_action *action) {
         case NL_LINK_SUP_SEND:
             say_sup(f, action->to_sup);
             break;
+        case NL_LINK_SUP_DROP:
+            say(f, "sup drop\n");
+            break;
         case NL_LINK_SAVE_EPOCH:
             f->epoch_to_save = action->epoch;
             say(f, "save epoch %llu\n", (unsigned long long)action->epoch);

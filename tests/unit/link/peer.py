@@ -136,7 +136,7 @@ class Stream:
 class Node(rpc.TaskServiceServicer):
     """A node that speaks the extensions."""
 
-    def __init__(self, name="n1", epochs=None, port=0, token="secret", servers=()):
+    def __init__(self, name="n1", epochs=None, port=0, token="secret", servers=(), tls=None):
         self.name = name
         self.epochs = epochs or Epochs()
         self.token = token
@@ -147,7 +147,11 @@ class Node(rpc.TaskServiceServicer):
         self.server = grpc.server(futures.ThreadPoolExecutor(16),
                                   options=[("grpc.so_reuseport", 0)])
         rpc.add_TaskServiceServicer_to_server(self, self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        if tls:  # (key, certificate, CA of the clients)
+            credentials = grpc.ssl_server_credentials([tls[:2]], tls[2], tls[2] is not None)
+            self.port = self.server.add_secure_port(f"127.0.0.1:{port}", credentials)
+        else:
+            self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
         self.server.start()
 
@@ -235,16 +239,16 @@ class Stock:
 class Agent:
     """nodelink-agent as a process, with its state directory."""
 
-    def __init__(self, directory, servers, *flags, token="secret"):
+    def __init__(self, directory, servers, *flags, token="secret", insecure=True):
         self.directory = pathlib.Path(directory)
         self.state = self.directory / "state"
         self.token_file = self.directory / "token"
         self.log_file = self.directory / "agent.log"
         self.set_token(token)
         self.args = [AGENT, "--agent-id", "a1", "--token-file", self.token_file, "--servers",
-                     ",".join(servers), "--state-dir", self.state, "--insecure",
+                     ",".join(servers), "--state-dir", self.state,
                      "--backoff-start", "50ms", "--backoff-cap", "500ms", "--kill-grace", "1s",
-                     "--log-level", "debug", *flags]
+                     "--log-level", "debug", *(["--insecure"] if insecure else []), *flags]
         self.process = None
         self.start()
 

@@ -356,7 +356,8 @@ def test_older_epoch_is_refused(tmp_path, cleanup):
     cleanup.append(node)
     agent = Agent(tmp_path, [node.address])
     cleanup.append(agent)
-    node.wait_stream()
+    wait_for("the epoch on disk", lambda: (agent.state / "epoch").exists()
+             and (agent.state / "epoch").read_text() == "10\n")
     agent.kill()
     node.stop()
     old = Node("old", Epochs(5), port=node.port)
@@ -404,6 +405,65 @@ def test_token_is_read_again(tmp_path, cleanup):
         with open(f"/proc/{pid}/environ", "rb") as file:
             everything += file.read()
     assert b"new-token" not in everything and b"wrong-token" not in everything
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    """A CA and two leaves: server (for localhost) and agent."""
+    path = tmp_path_factory.mktemp("pki")
+
+    def openssl(*args):
+        subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=path)
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem",
+            "-subj", "/CN=test CA", "-days", "2")
+    for name in ("server", "agent"):
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out",
+                f"{name}.csr", "-subj", f"/CN={name}")
+        (path / f"{name}.ext").write_text("subjectAltName = DNS:localhost, IP:127.0.0.1\n")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+                "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+    return path
+
+
+def test_mutual_tls(pki, tmp_path, cleanup):
+    """P14"""
+    node = Node(tls=[(pki / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem")])
+    cleanup.append(node)
+    flags = ["--tls-ca-file", pki / "ca.pem", "--tls-cert-file", pki / "agent.pem",
+             "--tls-key-file", pki / "agent.key"]
+    agent = Agent(tmp_path, [node.address], *flags, insecure=False)
+    cleanup.append(agent)
+    stream = node.wait_stream()
+    stream.run("t", "exit 8")
+    assert stream.wait_final("t").result.exit_code == 8
+
+
+def test_server_that_is_not_trusted(pki, tmp_path, cleanup):
+    """The token does not go to a server whose certificate nobody we trust has signed."""
+    other = tmp_path / "other.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout",
+                    tmp_path / "other.key", "-out", other, "-subj", "/CN=other", "-days", "2"],
+                   check=True, capture_output=True)
+    node = Node(tls=((pki / "server.key").read_bytes(), (pki / "server.pem").read_bytes(), None))
+    cleanup.append(node)
+    agent = Agent(tmp_path, [node.address], "--tls-ca-file", other, insecure=False)
+    cleanup.append(agent)
+    wait_for("failures", lambda: agent.log().count("connect failed") >= 3)
+    assert not node.streams
+
+
+def test_stopped_supervisor_is_waited_for(one):
+    """A task that comes while the supervisor is stopped runs when it goes on, once."""
+    _, agent, stream = one
+    stream.run("before", "true")
+    stream.wait_final("before")
+    pid = agent.supervisor_pid()
+    os.kill(pid, signal.SIGSTOP)
+    stream.run("t", "exit 3")
+    stream.send(ping=pb.Ping(nonce=5))
+    wait_for("pong", lambda: any(r.pong.nonce == 5 for r in list(stream.responses)))
+    os.kill(pid, signal.SIGCONT)
+    assert stream.wait_final("t").result.exit_code == 3
 
 
 def test_two_links_of_one_directory(one):

@@ -368,6 +368,43 @@ static void new_link_finds_its_tasks(void **state) {
     fx_close(&f);
 }
 
+// A task that changes during an attach is said twice: that must not pass for another task.
+static void attach_counts_tasks_not_messages(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1");
+    fx_up(&f, 1);
+    fx_shell(&f, 1, "t", 1);
+    fx_sup_task(&f, "t", RUNNING, 0);
+    fx_shell(&f, 1, "u", 1);
+    fx_sup_task(&f, "u", RUNNING, 0);
+    fx_sup_down(&f);
+    fx_forget(&f);
+    fx_attach(&f, 2);
+    fx_sup_task(&f, "t", RUNNING, 0);
+    fx_sup_task(&f, "t", FINISHED, 0);
+    fx_expect(&f, "sup attach\n");
+    fx_sup_task(&f, "u", RUNNING, 0);
+    fx_expect(&f, "1: final t completed exit=0 exited\n");
+    fx_close(&f);
+}
+
+static void supervisor_that_does_not_answer(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1");
+    fx_attach(&f, 1);
+    fx_forget(&f);
+    fx_advance(&f, 10000);
+    assert_non_null(strstr(f.transcript, "sup drop\n"));
+    fx_sup_down(&f);
+    fx_attach(&f, 0);
+    fx_forget(&f);
+    fx_advance(&f, 20000);
+    assert_null(strstr(f.transcript, "sup drop\n"));
+    fx_close(&f);
+}
+
 static void lost_supervisor_gets_the_run_again(void **state) {
     (void)state;
     struct fixture f;
@@ -700,6 +737,8 @@ int main(void) {
         cmocka_unit_test(result_is_repeated_until_acknowledged),
         cmocka_unit_test(repeated_request_is_answered_not_run),
         cmocka_unit_test(new_link_finds_its_tasks),
+        cmocka_unit_test(attach_counts_tasks_not_messages),
+        cmocka_unit_test(supervisor_that_does_not_answer),
         cmocka_unit_test(lost_supervisor_gets_the_run_again),
         cmocka_unit_test(supervisor_without_its_journal),
         cmocka_unit_test(cancel_of_what_never_came),
