@@ -26,6 +26,7 @@ enum {
     STATFS_MS = 1000,
     LAG_WINDOW_MS = 30000,
 };
+#define SNAPSHOT_BYTES ((uint64_t)256 * 1024 * 1024)
 #define DISK_FREE_MIN ((uint64_t)64 * 1024 * 1024)
 
 // ---- raft's events -------------------------------------------------------------
@@ -385,6 +386,7 @@ static int open_raft(struct nl_cluster *cluster, const struct nl_cluster_options
         .snapshot_threshold =
             o->snapshot_threshold > 0 ? o->snapshot_threshold : SNAPSHOT_THRESHOLD,
         .snapshot_trailing = o->snapshot_trailing > 0 ? o->snapshot_trailing : SNAPSHOT_TRAILING,
+        .snapshot_bytes = o->snapshot_bytes > 0 ? o->snapshot_bytes : SNAPSHOT_BYTES,
         .state = cluster->state,
     };
     return nl_raft_open(&options, &events, cluster, &cluster->raft, error_text, error_size);

@@ -45,6 +45,7 @@ struct nl_cluster_options {
     uint32_t election_timeout_ms;  // 0: 300
     uint32_t snapshot_threshold;   // entries; 0: 8192
     uint32_t snapshot_trailing;    // entries kept behind a snapshot; 0: 4096
+    uint64_t snapshot_bytes;       // of log since the last one bring it forward; 0: 256 MiB
     uint64_t disk_free_min;        // bytes; below it writes are refused; 0: 64 MiB
     struct nl_state_limits limits;
 };

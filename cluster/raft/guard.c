@@ -54,11 +54,11 @@ struct guard_send {
 };
 
 static struct nl_guard *of_io(struct raft_io *io) {
-    return (struct nl_guard *)((char *)io - offsetof(struct nl_guard, io));
+    return io->impl;
 }
 
 static struct nl_guard *of_inner(struct raft_io *inner) {
-    return (struct nl_guard *)((char *)inner - offsetof(struct nl_guard, inner));
+    return (void *)((char *)inner - offsetof(struct nl_guard, inner));
 }
 
 static int pass(struct nl_guard *g, int rv) {
@@ -251,6 +251,10 @@ static int guard_append(struct raft_io *io, struct raft_io_append *req,
     append->req.data = append;
     append->start_us = nl_clock_mono_us();
     DL_APPEND(g->appends, append);
+    for (unsigned i = 0; i < n; i++) {
+        g->log_bytes += entries[i].buf.len;
+    }
+    g->log_entries += n;
     if (NL_FAILPOINT("raft.append_hang")) {
         return 0;  // as with a disk that takes the write and never answers
     }
@@ -343,6 +347,7 @@ static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
         return rv == NL_OK ? snapshot_pass(put) : must(g, "installing a snapshot", RAFT_IOERR);
     }
     assert(snapshot->n_bufs == 1);
+    g->log_bytes = g->log_entries = 0;
     int rv = uv_queue_work(g->loop, &put->work, encode_work, after_encode);
     put->encoding = rv == 0;
     return must(g, "writing a snapshot", rv == 0 ? 0 : RAFT_NOMEM);
@@ -505,7 +510,7 @@ void nl_guard_init(struct nl_guard *g, uv_loop_t *loop, const struct nl_guard_ho
     g->hooks = *hooks;
     g->watch_ms = nl_clock_mono_ms();
     g->io.version = g->inner.version;
-    g->io.impl = g->inner.impl;
+    g->io.impl = g;
     g->io.init = guard_init;
     g->io.close = guard_close;
     g->io.load = guard_load;

@@ -58,7 +58,8 @@ struct nl_guard {
     unsigned n_peers;
     uint64_t watch_ms;  // when the watchdog last looked
     uint64_t snapshots_taken;
-    struct nl_mark mark;  // opened by the owner
+    uint64_t log_bytes, log_entries;  // appended since the last snapshot was begun
+    struct nl_mark mark;              // opened by the owner
     struct nl_histogram append_us;
 };
 

@@ -21,6 +21,7 @@ enum {
     CONNECT_RETRY_MS = 100,
     INSTALL_SNAPSHOT_MS = 5000,
     INFLIGHT_ENTRIES = 1024,
+    TRAILING_MIN = 16,
     // A write that failed is not tried again: the watchdog stops the node, and its log is read
     // anew by the next start.
     DISK_RETRY_MS = 3600 * 1000,
@@ -61,6 +62,23 @@ static void forget_told_commits(struct nl_raft_node *node) {
     }
 }
 
+// libraft counts entries, but one entry holds from a few bytes to a quarter of a megabyte, and the
+// log since the last snapshot is in memory: many bytes bring the next snapshot forward, and large
+// entries leave fewer behind it.
+static void bound_log(struct nl_raft_node *node) {
+    const struct nl_raft_options *o = &node->options;
+    const struct nl_guard *g = &node->guard;
+    if (g->snapshot != NULL || g->log_entries == 0) {
+        return;
+    }
+    bool large = g->log_bytes > o->snapshot_bytes;
+    uint64_t trailing = o->snapshot_bytes / 4 / (g->log_bytes / g->log_entries + 1);
+    trailing = trailing < TRAILING_MIN ? TRAILING_MIN : trailing;
+    trailing = trailing < o->snapshot_trailing ? trailing : o->snapshot_trailing;
+    raft_set_snapshot_threshold(&node->raft, large ? 1 : o->snapshot_threshold);
+    raft_set_snapshot_trailing(&node->raft, (unsigned)trailing);
+}
+
 static void on_stepped(void *user) {
     struct nl_raft_node *node = user;
     struct raft *raft = &node->raft;
@@ -76,6 +94,7 @@ static void on_stepped(void *user) {
     }
     node->led = leads;
     nl_push_commit(raft, &node->guard);
+    bound_log(node);
     node->events.on_step(node->user);
 }
 
@@ -358,8 +377,7 @@ static void on_watch_closed(uv_handle_t *handle) {
 }
 
 static void on_raft_closed(struct raft *raft) {
-    struct nl_raft_node *node =
-        (struct nl_raft_node *)((char *)raft - offsetof(struct nl_raft_node, raft));
+    struct nl_raft_node *node = (void *)((char *)raft - offsetof(struct nl_raft_node, raft));
     node->raft_closed = true;
     maybe_closed(node);
 }

@@ -32,6 +32,7 @@ struct nl_raft_options {
     size_t secret_len;
     uint32_t heartbeat_ms, election_timeout_ms;      // not 0
     uint32_t snapshot_threshold, snapshot_trailing;  // not 0
+    uint64_t snapshot_bytes;                         // not 0
     struct nl_state *state;                          // borrowed, outlives the node
 };
 

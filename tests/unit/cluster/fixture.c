@@ -107,6 +107,7 @@ struct nl_cluster_options fixture_options(struct fixture *f, unsigned i) {
         .secret_len = sizeof fixture_secret,
         .snapshot_threshold = f->snapshot_threshold,
         .snapshot_trailing = f->snapshot_trailing,
+        .snapshot_bytes = f->snapshot_bytes,
         .election_timeout_ms = f->election_timeout_ms,
         .disk_free_min = 1,
     };

@@ -37,6 +37,7 @@ struct fixture {
     struct nl_cluster_member members[NODES_MAX];
     char dir[64];
     uint32_t snapshot_threshold, snapshot_trailing;
+    uint64_t snapshot_bytes;
     uint32_t election_timeout_ms;
 };
 

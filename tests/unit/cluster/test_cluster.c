@@ -197,10 +197,19 @@ static void propose_in_turn(unsigned node, unsigned n) {
     }
 }
 
-static bool has_snapshot(struct fixture *fixture, void *arg) {
+static bool have_snapshots(struct fixture *fixture, void *arg) {
     struct nl_cluster_status status;
-    nl_cluster_status(fixture->nodes[*(unsigned *)arg].cluster, &status);
-    return status.snapshots_taken > 0;
+    (void)arg;
+    for (unsigned i = 0; i < fixture->n; i++) {
+        if (fixture->nodes[i].cluster == NULL) {
+            continue;
+        }
+        nl_cluster_status(fixture->nodes[i].cluster, &status);
+        if (status.snapshots_taken == 0) {
+            return false;
+        }
+    }
+    return true;
 }
 
 // A node that missed more than the log still holds gets a snapshot; its proposals go on; the whole
@@ -215,7 +224,7 @@ static void snapshots(void **state) {
     unsigned follower = other_than(leader);
     fixture_stop(&f, follower);
     propose_in_turn(leader, 60);
-    assert_true(fixture_until(&f, 10000, has_snapshot, &leader));
+    assert_true(fixture_until(&f, 10000, have_snapshots, NULL));
     fixture_start(&f, follower);
     uint64_t epoch = 60;
     assert_true(fixture_until(&f, 30000, epochs_equal, &epoch));
@@ -230,6 +239,30 @@ static void snapshots(void **state) {
     start_all();
     epoch = 90;
     assert_true(fixture_until(&f, 30000, epochs_equal, &epoch));
+    fixture_assert_equal(&f);
+}
+
+// Few but large entries bring a snapshot forward.
+static void snapshot_by_bytes(void **state) {
+    static char reason[20000];
+    Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
+    Nodelink__V1__AgentDisconnect body = NODELINK__V1__AGENT_DISCONNECT__INIT;
+    (void)state;
+    f.snapshot_bytes = 100000;
+    start_all();
+    memset(reason, 'x', sizeof reason - 1);
+    body.agent_id = (char *)(uintptr_t) "nobody";
+    body.reason = reason;
+    command.body_case = NODELINK__V1__COMMAND__BODY_AGENT_DISCONNECT;
+    command.agent_disconnect = &body;
+    for (int i = 0; i < 20; i++) {
+        struct result r = {0};
+        assert_int_equal(nl_cluster_propose(f.nodes[0].cluster, &command, 0, on_proposed, &r),
+                         NL_OK);
+        fixture_wait(&f, &r);
+        assert_int_equal(r.result, NL_OK);
+    }
+    assert_true(fixture_until(&f, 10000, have_snapshots, NULL));
     fixture_assert_equal(&f);
 }
 
@@ -651,6 +684,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(leader_stops_under_load, setup3, teardown),
         cmocka_unit_test_setup_teardown(follower_restarts_under_load, setup3, teardown),
         cmocka_unit_test_setup_teardown(snapshots, setup3, teardown),
+        cmocka_unit_test_setup_teardown(snapshot_by_bytes, setup3, teardown),
         cmocka_unit_test_setup_teardown(cut_off_node_answers_nothing, setup3, teardown),
         cmocka_unit_test_setup_teardown(deposed_leader, setup3, teardown),
         cmocka_unit_test_setup_teardown(step_down, setup3, teardown),
