@@ -1,10 +1,11 @@
 // The list of actions that a step gives back, and what is put into it.
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/link/core_internal.h"
 
-enum { LOG_BURST = 10, LOG_PERIOD_MS = 60000, BAD_BURST = 5, BAD_PERIOD_MS = 10000 };
+enum { LOG_BURST = 10, LOG_PERIOD_MS = 60000, BAD_PERIOD_MS = 10000 };
 
 char *nl_link_strdup(struct nl_link_core *core, const char *s) {
     char *copy = strdup(s);
@@ -127,15 +128,32 @@ static void append_log(struct nl_link_core *core, enum nl_log_level level, const
 
 void nl_link_log_conn(struct nl_link_core *core, enum nl_log_level level, const char *event,
                       const struct nl_link_conn *conn, const char *reason) {
+    append_log(core, level, event, conn, reason);
+}
+
+static void log_limited(struct nl_link_core *core, struct nl_log_limit *limit,
+                        struct nl_link_action log, const struct nl_link_conn *conn) {
     uint32_t suppressed = 0;
-    if (nl_log_allow(&core->limit_conn, core->now_ms, LOG_BURST, LOG_PERIOD_MS, &suppressed)) {
-        append_log(core, level, event, conn, reason);
+    uint32_t period = limit == &core->limit_bad ? BAD_PERIOD_MS : LOG_PERIOD_MS;
+    if (!nl_log_allow(limit, core->now_ms, LOG_BURST, period, &suppressed)) {
+        return;
     }
+    char text[512];
+    const char *reason = log.log.reason == NULL ? "" : log.log.reason;
+    if (suppressed > 0) {
+        snprintf(text, sizeof text, "%s (%u lines like this were held back)", reason, suppressed);
+        reason = text;
+    }
+    append_log(core, log.log.level, log.log.event, conn, reason);
+}
+
+void nl_link_log_failure(struct nl_link_core *core, enum nl_log_level level, const char *event,
+                         const struct nl_link_conn *conn, const char *reason) {
+    struct nl_link_action log = {.log = {.level = level, .event = event, .reason = reason}};
+    log_limited(core, &core->limit_conn, log, conn);
 }
 
 void nl_link_log_bad(struct nl_link_core *core, const char *event, const char *reason) {
-    uint32_t suppressed = 0;
-    if (nl_log_allow(&core->limit_bad, core->now_ms, BAD_BURST, BAD_PERIOD_MS, &suppressed)) {
-        append_log(core, NL_LOG_WARN, event, &core->main, reason);
-    }
+    struct nl_link_action log = {.log = {.level = NL_LOG_WARN, .event = event, .reason = reason}};
+    log_limited(core, &core->limit_bad, log, &core->main);
 }

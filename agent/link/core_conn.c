@@ -120,8 +120,11 @@ static void after_end(struct nl_link_core *core, struct nl_link_conn *conn) {
 }
 
 void nl_link_conn_drop(struct nl_link_core *core, struct nl_link_conn *conn, const char *why) {
-    nl_link_log_conn(core, NL_LOG_WARN, is_serving(conn) ? "disconnected" : "connection given up",
-                     conn, why);
+    if (is_serving(conn)) {
+        nl_link_log_conn(core, NL_LOG_WARN, "disconnected", conn, why);
+    } else {
+        nl_link_log_failure(core, NL_LOG_WARN, "connection given up", conn, why);
+    }
     nl_link_do(core, NL_LINK_CANCEL, conn->call);
     core->round_failed = true;
     after_end(core, conn);
@@ -155,15 +158,16 @@ static void closed(struct nl_link_core *core, struct nl_link_conn *conn, int cod
     core->round_refused |= is_refusal(code);
     core->round_failed |= !is_refusal(code);
     if (code == CODE_UNAUTHENTICATED) {
-        nl_link_log_conn(core, NL_LOG_ERROR,
-                         "the server refused the agent's token; put a valid one into the token "
-                         "file, it is read again at each attempt",
-                         conn, reason);
+        nl_link_log_failure(core, NL_LOG_ERROR,
+                            "the server refused the agent's token; put a valid one into the token "
+                            "file, it is read again at each attempt",
+                            conn, reason);
     } else if (is_refusal(code)) {
-        nl_link_log_conn(core, NL_LOG_ERROR, "the server refused the agent", conn, reason);
+        nl_link_log_failure(core, NL_LOG_ERROR, "the server refused the agent", conn, reason);
+    } else if (is_serving(conn)) {
+        nl_link_log_conn(core, NL_LOG_WARN, "disconnected", conn, reason);
     } else {
-        nl_link_log_conn(core, NL_LOG_WARN, is_serving(conn) ? "disconnected" : "connect failed",
-                         conn, reason);
+        nl_link_log_failure(core, NL_LOG_WARN, "connect failed", conn, reason);
     }
     after_end(core, conn);
 }
@@ -287,7 +291,13 @@ void nl_link_conn_drain(struct nl_link_core *core, struct nl_link_conn *conn,
         nl_link_conn_drop(core, conn, drain->reason);
         return;
     }
-    struct nl_link_strings list = {drain->servers, drain->n_servers};
+    struct nl_link_strings list = {
+        drain->servers, drain->n_servers};  // Nodes that all send us away are paced like nodes that
+                                            // all refuse us. Meanwhile this one serves.
+    core->retry_at_ms = core->now_ms;
+    if (!core->stable) {
+        core->retry_at_ms += nl_link_backoff_next_ms(&core->backoff, core->random);
+    }
     nl_link_servers_new_round(&core->servers);
     core->no_memory |= nl_link_servers_prefer(&core->servers, list) != 0;
     nl_link_servers_tried(&core->servers, conn->address);
@@ -296,7 +306,6 @@ void nl_link_conn_drain(struct nl_link_core *core, struct nl_link_conn *conn,
         nl_link_log_conn(core, NL_LOG_INFO, "asked to move", conn, drain->reason);
     }
     conn->draining = true;
-    core->retry_at_ms = core->now_ms;
 }
 
 void nl_link_conn_servers_changed(struct nl_link_core *core) {

@@ -79,6 +79,9 @@ void nl_link_do_output(struct nl_link_core *core);
 // A change of a connection's state. conn may be NULL.
 void nl_link_log_conn(struct nl_link_core *core, enum nl_log_level level, const char *event,
                       const struct nl_link_conn *conn, const char *reason);
+// An attempt that failed: limited, since it repeats for as long as the servers are away.
+void nl_link_log_failure(struct nl_link_core *core, enum nl_log_level level, const char *event,
+                         const struct nl_link_conn *conn, const char *reason);
 // Something a peer should not have sent; limited.
 void nl_link_log_bad(struct nl_link_core *core, const char *event, const char *reason);
 // Deep copy; NULL: no memory (noted).

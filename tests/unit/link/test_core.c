@@ -215,6 +215,8 @@ static void drain_makes_before_it_breaks(void **state) {
     fx_init(&f, "a:1 b:1 c:1");
     fx_up(&f, 1);
     uint64_t old = f.call;
+    fx_advance_alive(&f, old, 11000);
+    fx_forget(&f);
     char *to[] = {"x:1", "c:1"};
     drain(&f, old, to, 2);
     fx_expect(&f, "connect 2 x:1\n");
@@ -235,11 +237,34 @@ static void drain_makes_before_it_breaks(void **state) {
     fx_close(&f);
 }
 
+static void nodes_that_all_drain_are_paced(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1 b:1");
+    f.quiet = true;
+    fx_up(&f, 1);
+    uint64_t begun = f.now_ms;
+    char *servers[] = {"a:1", "b:1"};
+    for (uint64_t epoch = 2; epoch < 60; epoch++) {
+        int before = f.connects;
+        drain(&f, f.call, servers, 2);
+        while (f.connects == before) {
+            fx_advance(&f, 10);
+        }
+        fx_headers(&f, f.call, true);
+        fx_welcome(&f, f.call, epoch);
+        assert_int_equal(nl_link_core_state(f.core), NL_LINK_UP);
+    }
+    assert_true(f.now_ms - begun > 5 * 60 * 1000);
+    fx_close(&f);
+}
+
 static void drained_stream_may_break_first(void **state) {
     (void)state;
     struct fixture f;
     fx_init(&f, "a:1 b:1");
     fx_up(&f, 1);
+    fx_advance_alive(&f, 1, 11000);
     drain(&f, f.call, NULL, 0);
     assert_int_equal(f.call, 2);
     fx_closed(&f, 1, UNAVAILABLE, "gone");
@@ -730,6 +755,7 @@ int main(void) {
         cmocka_unit_test(old_epoch_is_refused),
         cmocka_unit_test(epoch_that_is_not_saved_is_not_used),
         cmocka_unit_test(drain_makes_before_it_breaks),
+        cmocka_unit_test(nodes_that_all_drain_are_paced),
         cmocka_unit_test(drained_stream_may_break_first),
         cmocka_unit_test(silent_node_is_left_after_three_pings),
         cmocka_unit_test(pause_of_the_process_is_one_interval),
