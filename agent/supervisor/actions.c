@@ -221,11 +221,11 @@ static void step_written(struct sup_driver *d, struct sup_io *io, const char *fa
     if (io->waits_intent) {
         io->waits_intent = false;
         e.type = SUP_EV_INTENT_WRITTEN;
-        NL_FAILPOINT("journal.after_intent");
+        (void)NL_FAILPOINT("journal.after_intent");
     } else {
         io->waits_result = false;
         e.type = SUP_EV_RESULT_WRITTEN;
-        NL_FAILPOINT("exit.after_record");
+        (void)NL_FAILPOINT("exit.after_record");
     }
     sup_driver_step(d, &e);
 }
@@ -264,7 +264,7 @@ static void do_spawn(struct sup_driver *d, struct sup_task *t) {
         step_not_started(d, t, reason, false);
         return;
     }
-    NL_FAILPOINT("spawn.after_fork");
+    (void)NL_FAILPOINT("spawn.after_fork");
     io->status.fd = s.status_fd;
     io->out[0].watch.fd = s.out_fds[0];
     io->out[1].watch.fd = s.out_fds[1];

@@ -106,6 +106,15 @@ static int append_payload(struct nl_buf *out, const struct sup_record *r) {
     return rv == NL_OK ? append_body(out, r) : rv;
 }
 
+void sup_journal_seal(uint8_t *record, size_t len, uint32_t type, uint64_t nonce,
+                      uint64_t durable) {
+    put_u32(record, (uint32_t)len);
+    put_u32(record + 4, type);
+    put_u64(record + 8, durable);
+    put_u64(record + 16, XXH64(record + SUP_RECORD_HEADER, len, nonce));
+    put_u64(record + 24, XXH64(record, 24, nonce));
+}
+
 int sup_journal_encode(struct nl_buf *out, const struct sup_record *r, uint64_t nonce,
                        uint64_t durable) {
     uint8_t head[SUP_RECORD_HEADER] = {0};
@@ -118,14 +127,8 @@ int sup_journal_encode(struct nl_buf *out, const struct sup_record *r, uint64_t 
         out->len = start;
         return rv;
     }
-    const uint8_t *payload = out->data + start + sizeof head;
     size_t len = out->len - start - sizeof head;
-    put_u32(head, (uint32_t)len);
-    put_u32(head + 4, (uint32_t)r->type);
-    put_u64(head + 8, durable);
-    put_u64(head + 16, XXH64(payload, len, nonce));
-    put_u64(head + 24, XXH64(head, 24, nonce));
-    memcpy(out->data + start, head, sizeof head);
+    sup_journal_seal(out->data + start, len, (uint32_t)r->type, nonce, durable);
     return NL_OK;
 }
 

@@ -10,6 +10,8 @@
 #define SUP_RECORD_HEADER 32u
 
 void sup_journal_encode_header(uint64_t nonce, uint8_t out[SUP_JOURNAL_HEADER]);
+// Writes the header of a record whose payload of `len` bytes stands behind it.
+void sup_journal_seal(uint8_t *record, size_t len, uint32_t type, uint64_t nonce, uint64_t durable);
 // Appends one record. `durable`: length of the file that is known to be on disk. NL_ENOMEM,
 // NL_ETOOBIG; then `out` is as before.
 int sup_journal_encode(struct nl_buf *out, const struct sup_record *record, uint64_t nonce,

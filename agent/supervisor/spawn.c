@@ -229,7 +229,7 @@ struct child_fds {
 // From here to the exec only async-signal-safe calls, no allocation, no stdio.
 
 _Noreturn static void report_and_exit(int fd, enum stage stage) {
-    int32_t status[2] = {stage, errno};
+    int32_t status[2] = {(int32_t)stage, errno};
     ssize_t n = write(fd, status, sizeof status);
     (void)n;  // the parent is gone: nobody to tell
     _exit(127);
