@@ -376,8 +376,8 @@ def test_learned_servers_survive_a_restart(tmp_path, cleanup):
     agent = Agent(tmp_path, [first.address])
     cleanup.append(agent)
     first.wait_stream()
-    wait_for("the cache", lambda: second.address in
-             (agent.state / "servers.cache").read_text())
+    cache = agent.state / "servers.cache"
+    wait_for("the cache", lambda: cache.exists() and second.address in cache.read_text())
     agent.kill()
     first.stop()
     agent.start()
