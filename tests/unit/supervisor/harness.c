@@ -39,8 +39,9 @@ void harness_open(struct harness *h) {
     snprintf(h->dir, sizeof h->dir, "/tmp/nl-sup-XXXXXX");
     assert_non_null(mkdtemp(h->dir));
     snprintf(h->state_dir, sizeof h->state_dir, "%s/state", h->dir);
+    h->agent_id = strrchr(h->dir, '/') + 1;
     h->options = (struct nl_supervisor_options){.state_dir = h->state_dir,
-                                                .agent_id = "agent-1",
+                                                .agent_id = h->agent_id,
                                                 .kill_grace_ms = 400,
                                                 .drain_ms = 300,
                                                 .disk_free_bytes_min = 1};
@@ -432,7 +433,9 @@ void harness_assert_output(struct harness *h, const char *id, const char *stream
 }
 
 // Processes with this text in their environment; `sig` goes to each (0: none).
-static unsigned signal_marked(const char *text, int sig) {
+static unsigned signal_marked(struct harness *h, const char *text, int sig) {
+    char mine[120];
+    snprintf(mine, sizeof mine, "NODELINK_AGENT_ID=%s", h->agent_id);
     DIR *dir = opendir("/proc");
     unsigned n = 0;
     for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
@@ -444,7 +447,8 @@ static unsigned signal_marked(const char *text, int sig) {
             nl_fs_read(path, 1u << 20, &data, &len) != NL_OK) {
             continue;
         }
-        if (memmem(data, len, text, strlen(text)) != NULL) {
+        if (memmem(data, len, mine, strlen(mine)) != NULL &&
+            memmem(data, len, text, strlen(text)) != NULL) {
             n++;
             kill((pid_t)strtol(e->d_name, NULL, 10), sig);
         }
@@ -454,12 +458,12 @@ static unsigned signal_marked(const char *text, int sig) {
     return n;
 }
 
-unsigned harness_count_marked(const char *text) {
-    return signal_marked(text, 0);
+unsigned harness_count_marked(struct harness *h, const char *text) {
+    return signal_marked(h, text, 0);
 }
 
-void harness_kill_marked(const char *text) {
-    signal_marked(text, SIGKILL);
+void harness_kill_marked(struct harness *h, const char *text) {
+    signal_marked(h, text, SIGKILL);
 }
 
 const char *harness_path(struct harness *h, const char *name) {

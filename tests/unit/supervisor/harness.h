@@ -26,6 +26,7 @@ struct seen {
 struct harness {
     char dir[64];  // holds everything; removed at the end
     char state_dir[96];
+    const char *agent_id;  // unique: the last part of dir
     struct nl_supervisor_options options;
     const char *failpoints;
     uint64_t file_bytes_max;  // RLIMIT_FSIZE of the supervisor, 0: none
@@ -79,9 +80,10 @@ void harness_until(struct harness *h, bool (*done)(struct harness *h, void *arg)
 // Whole spool file of a stream ("stdout", "stderr"); owned.
 char *harness_output(struct harness *h, const char *id, const char *stream, size_t *ret_len);
 void harness_assert_output(struct harness *h, const char *id, const char *stream, const char *want);
-// Living processes with this text in their environment.
-unsigned harness_count_marked(const char *text);
-void harness_kill_marked(const char *text);
+// Processes of this harness's tasks (by NODELINK_AGENT_ID) with this text in their environment:
+// other runs of the tests on the machine are neither counted nor killed.
+unsigned harness_count_marked(struct harness *h, const char *text);
+void harness_kill_marked(struct harness *h, const char *text);
 char *harness_read_file(const char *path, size_t *ret_len);     // owned, NULL: not there
 const char *harness_path(struct harness *h, const char *name);  // in dir; static buffer
 

@@ -112,7 +112,9 @@ static void environment(void **state) {
                                         "$NODELINK_ATTEMPT|$NODELINK_AGENT_ID|$NL_SECRET\"; "
                                         "[ -n \"$PATH\" ] && [ -n \"$HOME\" ]"});
     assert_int_equal(harness_finished(h, "env")->exit_code, 0);
-    harness_assert_output(h, "env", "stdout", "2|x y||env|1|agent-1|\n");
+    char want[120];
+    snprintf(want, sizeof want, "2|x y||env|1|%s|\n", h->agent_id);
+    harness_assert_output(h, "env", "stdout", want);
 }
 
 // stdin is empty, no descriptor but 0, 1, 2, default signals, a session of its own.
@@ -229,8 +231,8 @@ static void output_after_main_exit(void **state) {
     assert_int_equal(r->kind, KIND(EXITED));
     harness_assert_output(h, "after", "stdout", "earlylate");
     assert_true(r->finished_ms - r->started_ms < 10000);
-    assert_int_equal(harness_count_marked("NODELINK_TASK_ID=after"), 1);
-    harness_kill_marked("NODELINK_TASK_ID=after");
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=after"), 1);
+    harness_kill_marked(h, "NODELINK_TASK_ID=after");
 }
 
 static void closed_stdout(void **state) {
@@ -266,9 +268,8 @@ struct marked {
 };
 
 static bool has_marked(struct harness *h, void *arg) {
-    (void)h;
     const struct marked *m = arg;
-    return harness_count_marked(m->text) >= m->count;
+    return harness_count_marked(h, m->text) >= m->count;
 }
 
 static bool has_report(struct harness *h, void *id) {
@@ -283,7 +284,8 @@ static void cancel_takes_the_tree(void **state) {
                   "sh -c 'trap \"\" TERM; while :; do sleep 0.05; done' & "
                   "(setsid sh -c 'trap \"\" TERM; sleep 301 & wait; sleep 302' &) ; "
                   "sh -c 'kill -STOP $$; sleep 303' & "
-                  "env -i PATH=$PATH MARK=treewiped setsid sleep 304 & "
+                  "env -i PATH=$PATH MARK=treewiped "
+                  "NODELINK_AGENT_ID=$NODELINK_AGENT_ID setsid sleep 304 & "
                   "wait; sleep 305");
     struct marked daemon = {"NODELINK_TASK_ID=tree", 5}, wiped = {"MARK=treewiped", 1};
     harness_until(h, has_marked, &daemon, "the tree is there");
@@ -292,8 +294,8 @@ static void cancel_takes_the_tree(void **state) {
     const Nodelink__V1__TaskResult *r = harness_finished(h, "tree");
     assert_int_equal(r->kind, KIND(CANCELLED));
     assert_string_equal(r->reason, "not needed");
-    assert_int_equal(harness_count_marked("NODELINK_TASK_ID=tree"), 0);
-    assert_int_equal(harness_count_marked("MARK=treewiped"), 0);
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=tree"), 0);
+    assert_int_equal(harness_count_marked(h, "MARK=treewiped"), 0);
     // Again, and of what ended by itself: the state as it is.
     harness_seen(h, "tree")->reports = 0;
     harness_cancel(h, "tree", "twice");
@@ -334,7 +336,7 @@ static void cancel_races_the_end(void **state) {
         cancelled += r->kind == KIND(CANCELLED);
     }
     assert_true(cancelled > 0);
-    assert_int_equal(harness_count_marked("NODELINK_TASK_ID=race"), 0);
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=race"), 0);
 }
 
 static void many_at_once(void **state) {

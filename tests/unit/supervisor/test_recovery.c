@@ -58,9 +58,8 @@ static bool has_output(struct harness *h, void *id) {
 }
 
 static bool has_tree(struct harness *h, void *arg) {
-    (void)h;
     (void)arg;
-    return harness_count_marked("NODELINK_TASK_ID=lost") >= 2;
+    return harness_count_marked(h, "NODELINK_TASK_ID=lost") >= 2;
 }
 
 static void killed_in_the_middle(void **state) {
@@ -76,7 +75,7 @@ static void killed_in_the_middle(void **state) {
     harness_until(h, has_output, (void *)(uintptr_t) "lost", "output of the task");
     harness_until(h, has_tree, NULL, "its processes");
     harness_kill(h);
-    assert_true(harness_count_marked("NODELINK_TASK_ID=lost") >= 2);  // tasks don't notice
+    assert_true(harness_count_marked(h, "NODELINK_TASK_ID=lost") >= 2);  // tasks don't notice
     harness_start(h);
     assert_string_equal(h->attached->journal_id, journal_id);
     assert_string_not_equal(h->attached->boot_id, boot_id);
@@ -85,7 +84,7 @@ static void killed_in_the_middle(void **state) {
     assert_non_null(strstr(r->reason, "supervisor lost"));
     assert_int_equal(r->stdout_bytes, 5);
     assert_int_equal(r->stdout_sha256.len, 32);
-    assert_int_equal(harness_count_marked("NODELINK_TASK_ID=lost"), 0);
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=lost"), 0);
     assert_int_equal(harness_finished(h, "done")->kind, KIND(EXITED));
     harness_assert_output(h, "done", "stdout", "result\n");
     // The cluster asks again, and again after another restart.
@@ -108,8 +107,8 @@ static void lost_may_be_left_running(void **state) {
     harness_kill(h);
     harness_start(h);
     assert_int_equal(harness_finished(h, "left")->kind, KIND(LOST));
-    assert_int_equal(harness_count_marked("NODELINK_TASK_ID=left"), 1);
-    harness_kill_marked("NODELINK_TASK_ID=left");
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=left"), 1);
+    harness_kill_marked(h, "NODELINK_TASK_ID=left");
 }
 
 #ifdef NL_FAILPOINTS
@@ -251,7 +250,7 @@ static void stops(void **state) {
     harness_running(h, "endless2");
     kill(h->pid, SIGINT);
     assert_int_equal(harness_wait_exit(h), 0);
-    assert_int_equal(harness_count_marked("NODELINK_TASK_ID=endless"), 0);
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=endless"), 0);
 }
 
 static void idle_exit(void **state) {
