@@ -177,8 +177,10 @@ void nl_node_life_on_effect(struct nl_node_life *life, const struct nl_effect *e
         return;
     }
     const struct nl_node *node = effect->node;
-    nl_log(NL_LOG_INFO, "node", node->up ? "node up" : "node down", "node", node->name, "boot",
-           nl_log_u64(node->boot).s, "index", nl_log_u64(effect->index).s, NULL);
+    // Before this node is up itself it replays what is long known.
+    nl_log(life->was_ready ? NL_LOG_INFO : NL_LOG_DEBUG, "node", node->up ? "node up" : "node down",
+           "node", node->name, "boot", nl_log_u64(node->boot).s, "index",
+           nl_log_u64(effect->index).s, NULL);
     life->next_try_ms = 0;
 }
 

@@ -164,6 +164,9 @@ static void on_proposed(struct nl_session_core *core, uint64_t now_ms,
         session_slot_queue(core, slot, SLOT_START);
     }
     session_slot_settle(core, slot);
+    if (core->draining && !core->config.extended && core->busy == 0 && core->n_finishing == 0) {
+        session_close(core, NL_RPC_UNAVAILABLE, "this node asked the agent to move");
+    }
 }
 
 // ---- changes of the state --------------------------------------------------
@@ -248,11 +251,14 @@ static void on_tick(struct nl_session_core *core, uint64_t now_ms) {
 
 static void on_drain(struct nl_session_core *core, uint64_t now_ms,
                      const struct nl_session_event *event) {
-    if (core->state != NL_SESSION_ACTIVE || !core->config.extended || event->grace_ms == 0) {
+    bool idle = !core->config.extended && core->busy == 0 && core->n_finishing == 0;
+    if (core->state != NL_SESSION_ACTIVE || idle || event->grace_ms == 0) {
         session_close(core, NL_RPC_UNAVAILABLE, "%s", event->text);
         return;
     }
-    core->drain_due = core->drain_due || !core->draining;
+    // A stock agent can't be asked to move, and what it runs is lost with its stream: it gets the
+    // time to end it.
+    core->drain_due = core->drain_due || (!core->draining && core->config.extended);
     core->draining = true;
     core->close_at_ms = now_ms + event->grace_ms;
 }
@@ -337,7 +343,7 @@ static uint64_t proposals_deadline(const struct nl_session_core *core) {
         return UINT64_MAX;
     }
     uint64_t at = core->finishes != NULL ? core->resume_at_ms : UINT64_MAX;
-    if (core->starts != NULL) {
+    if (core->starts != NULL && core->state == NL_SESSION_ACTIVE) {
         uint64_t start = core->starts->start_at_ms;
         at = min_u64(at, start > core->resume_at_ms ? start : core->resume_at_ms);
     }

@@ -123,7 +123,10 @@ void rig_kind(struct rig *rig, enum nl_session_event_kind kind) {
 void rig_wait(struct rig *rig, uint64_t ms) {
     uint64_t until = rig->now + ms;
     uint64_t at;
+    int late = 0;
     while ((at = nl_session_core_deadline(rig->core)) <= until) {
+        late = at > rig->now ? 0 : late + 1;
+        assert_true(late < 10);  // a deadline that stays in the past would spin the loop
         rig->now = at > rig->now ? at : rig->now + 1;
         rig_kind(rig, NL_SESSION_EV_TICK);
     }

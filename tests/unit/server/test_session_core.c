@@ -312,6 +312,15 @@ static void silence_ends_it(void **state) {
     rig_expect(&rig, "end DEADLINE_EXCEEDED");
 }
 
+static void a_closing_stream_has_no_deadline(void **state) {
+    (void)state;
+    rig_active(&rig, 0);
+    rig_submit(&rig, "t1");
+    rig_started(&rig, "t1");
+    rig_kind(&rig, NL_SESSION_EV_CLOSE);
+    assert_true(nl_session_core_deadline(rig.core) == UINT64_MAX);
+}
+
 static void no_hello_ends_it(void **state) {
     (void)state;
     rig_kind(&rig, NL_SESSION_EV_AUTHORIZED);
@@ -327,6 +336,27 @@ static void a_drain_gives_time_and_takes_no_tasks(void **state) {
     rig_submit(&rig, "t1");
     rig_expect(&rig, "drain");
     rig_wait(&rig, 700);
+    rig_expect(&rig, "end UNAVAILABLE");
+}
+
+static void a_drained_stock_agent_may_end_what_it_runs(void **state) {
+    (void)state;
+    rig_active(&rig, 0);
+    rig_submit(&rig, "t1");
+    rig_event(&rig, &(struct nl_session_event){
+                        .kind = NL_SESSION_EV_DRAIN, .text = "stopping", .grace_ms = 700});
+    rig_submit(&rig, "t2");
+    rig_expect(&rig, "run t1");
+    Nodelink__V1__TaskResult result = NODELINK__V1__TASK_RESULT__INIT;
+    result.kind = NODELINK__V1__TASK_RESULT__KIND__EXITED;
+    Nodelink__V1__TaskResponse frame = NODELINK__V1__TASK_RESPONSE__INIT;
+    frame.agent_id = nl_message_text("a1");
+    frame.task_id = nl_message_text("t1");
+    frame.is_final = true;
+    rig_event(&rig, &(struct nl_session_event){
+                        .kind = NL_SESSION_EV_FRAME, .frame = &frame, .synthesised = &result});
+    rig_expect(&rig, "finish t1");
+    rig_commit(&rig);
     rig_expect(&rig, "end UNAVAILABLE");
 }
 
@@ -578,8 +608,10 @@ int main(void) {
         EXTENDED(another_registration_closes_it),
         EXTENDED(a_node_judged_down_loses_its_streams),
         EXTENDED(silence_ends_it),
+        EXTENDED(a_closing_stream_has_no_deadline),
         EXTENDED(no_hello_ends_it),
         EXTENDED(a_drain_gives_time_and_takes_no_tasks),
+        STOCK(a_drained_stock_agent_may_end_what_it_runs),
         EXTENDED(results_outlive_the_stream),
         EXTENDED(results_of_the_dead_are_given_up_in_the_end),
         STOCK(a_stock_agents_result_comes_before_its_disconnect),
