@@ -13,7 +13,7 @@
 #define AT(field) offsetof(struct nl_settings, field)
 #define MAX_MEMBERS 9
 #define RANGE(key, type, field, fallback, env, help, min, max) \
-    {key, NL_CONFIG_##type, AT(field), fallback, "NODELINKD_" env, help, min, max, 0, false}
+    { key, NL_CONFIG_##type, AT(field), fallback, "NODELINKD_" env, help, min, max, 0, false }
 #define PLAIN(key, type, field, fallback, env, help) \
     RANGE(key, type, field, fallback, env, help, 0, 0)
 
