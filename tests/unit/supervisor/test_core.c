@@ -412,6 +412,19 @@ static void stop_kindly_and_not(void **state) {
     EXPECT(m, "report(t.1) exit", .type = SUP_EV_RESULT_WRITTEN, .task = t, .flag = true);
 }
 
+// A link that attaches after a kind stop means that the agent was only started again.
+static void stop_is_taken_back(void **state) {
+    struct machine *m = *state;
+    struct sup_task *t = start(m, "t", 0);
+    EXPECT(m, "", .type = SUP_EV_STOP);
+    sup_core_set_link(m->core, m->now, true);
+    start(m, "u", 0);
+    finish(m, t);
+    EXPECT(m, "signal(u.1 TERM)", .type = SUP_EV_STOP, .flag = true);
+    sup_core_set_link(m->core, m->now, true);
+    EXPECT(m, "refuse(v.1: the agent is stopping)", .type = SUP_EV_RUN, .id = "v", .attempt = 1);
+}
+
 static void idle_exit(void **state) {
     struct machine *m = *state;
     struct sup_limits l = limits();
@@ -466,6 +479,7 @@ int main(void) {
         TEST(spool_fails_for_good),
         TEST(recovery),
         TEST(stop_kindly_and_not),
+        TEST(stop_is_taken_back),
         TEST(idle_exit),
         TEST(limits_on_tasks),
     };
