@@ -59,6 +59,12 @@ static void set_spec(json_t *object, const Nodelink__V1__TaskSpec *spec) {
     set_u64(object, "timeout_ms", spec->timeout_ms);
 }
 
+// A task that ended at once has its start in the result only.
+static uint64_t started_ms(const Nodelink__V1__Task *task) {
+    bool from_result = task->started_ms == 0 && task->has_result && task->result != NULL;
+    return from_result ? task->result->started_ms : task->started_ms;
+}
+
 json_t *nl_json_task(const Nodelink__V1__Task *task, const Nodelink__V1__ReplyHeader *header) {
     json_t *object = json_object();
     const Nodelink__V1__TaskResult *result = task->has_result ? task->result : NULL;
@@ -73,7 +79,7 @@ json_t *nl_json_task(const Nodelink__V1__Task *task, const Nodelink__V1__ReplyHe
     set_sha256(object, "stderr_sha256", result != NULL ? &result->stderr_sha256 : NULL);
     set_u64(object, "created_ms", task->created_ms);
     set_u64(object, "dispatched_ms", task->dispatched_ms);
-    set_u64(object, "started_ms", task->started_ms);
+    set_u64(object, "started_ms", started_ms(task));
     set_u64(object, "finished_ms", task->finished_ms);
     set_text(object, "reason", task->reason);
     set_spec(object, task->spec);
@@ -164,8 +170,8 @@ static void format_exit(char out[32], const Nodelink__V1__Task *task) {
 }
 
 static uint64_t run_time(const Nodelink__V1__Task *task) {
-    bool known = task->started_ms != 0 && task->finished_ms >= task->started_ms;
-    return known ? task->finished_ms - task->started_ms : UINT64_MAX;
+    uint64_t start = started_ms(task);
+    return start != 0 && task->finished_ms >= start ? task->finished_ms - start : UINT64_MAX;
 }
 
 void nl_task_row(struct nl_table *table, const Nodelink__V1__Task *task) {
@@ -209,7 +215,7 @@ void nl_task_print(FILE *out, const Nodelink__V1__Task *task) {
     print_line(out, "exit", text);
     fprintf(out, "%-10s %u\n", "attempt", task->attempt);
     print_line(out, "created", nl_format_time(text, task->created_ms));
-    print_line(out, "started", nl_format_time(text, task->started_ms));
+    print_line(out, "started", nl_format_time(text, started_ms(task)));
     print_line(out, "finished", nl_format_time(text, task->finished_ms));
     print_line(out, "took", nl_format_age(text, run_time(task)));
     if (task->pid != 0) {

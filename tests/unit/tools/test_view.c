@@ -75,11 +75,13 @@ static void test_finished_task(void **state) {
     task.result = &result;
     result.kind = NODELINK__V1__TASK_RESULT__KIND__EXITED;
     result.exit_code = 3;
+    result.started_ms = 99;
     result.stdout_bytes = 5;
     result.stdout_sha256 = (ProtobufCBinaryData){sizeof hash, hash};
     json_t *object = nl_json_task(&task, NULL);
     assert_int_equal(json_integer_value(json_object_get(object, "exit_code")), 3);
     assert_int_equal(json_integer_value(json_object_get(object, "stdout_bytes")), 5);
+    assert_int_equal(json_integer_value(json_object_get(object, "started_ms")), 99);
     assert_true(json_is_null(json_object_get(object, "signal")));
     const char *hex = json_string_value(json_object_get(object, "stdout_sha256"));
     assert_int_equal(strlen(hex), 64);
