@@ -37,9 +37,10 @@ struct request {
     char address[128];  // being tried
     uint64_t started_ms, deadline_ms;
     uint64_t backoff_ms;
-    size_t tries;    // in this round over the nodes
-    bool reached;    // some node of this round could be connected to
-    bool ambiguous;  // a try may have done the write
+    size_t tries;                   // in this round over the nodes
+    bool reached;                   // some node of this round could be connected to
+    bool ambiguous;                 // a try may have done the write
+    struct nl_client_error answer;  // the last failure that a node told itself; text "": none
     bool stopping;
 };
 
@@ -389,8 +390,15 @@ static void fail(struct request *r, const struct nl_rpc_status *status) {
     struct nl_client_error error;
     nl_client_read_status(status, r->address, r->call.repeat != NL_CLIENT_READ, &error);
     r->ambiguous |= error.outcome == NL_CLIENT_UNKNOWN;
+    if (!error.unreachable) {
+        r->answer = error;
+    }
     if (again(r, &error)) {
         return;
+    }
+    // What a node said is worth more than that the one asked last is not there.
+    if (error.unreachable && *r->answer.text != '\0') {
+        error = r->answer;
     }
     // A later "certainly not" does not take back an earlier "maybe", but a refusal that comes
     // from the state machine after it does: the write was looked at and is not there.

@@ -313,6 +313,10 @@ static void note_fleet(struct nl_overview *o) {
 
 void nl_overview_read_failed(struct nl_overview *o, const char *why) {
     o->health = NL_NO_QUORUM;
+    if (o->voters_ok < o->voters / 2 + 1) {
+        note_quorum(o);
+        return;
+    }
     note(o,
          "%s leads but serves no linearizable read: %s. Next: ask again; an election may be "
          "under way",

@@ -270,6 +270,24 @@ static void test_maybe_stays_maybe(void **state) {
     end(&s);
 }
 
+// A node that says why is worth more than one that is not there.
+static void test_answer_beats_silence(void **state) {
+    (void)state;
+    struct story s;
+    struct script scripts[] = {
+        {.submit_code = NL_RPC_UNAVAILABLE, .submit_text = "failed: no quorum", .n = 1},
+        {.n = 1},
+    };
+    begin(&s, scripts, 2);
+    script_server_stop(&s.servers[1]);
+    s.n = 1;
+    assert_false(submit(&s, 1000));
+    assert_string_equal(s.error.text, "no quorum");
+    assert_int_equal(s.error.outcome, NL_CLIENT_FAILED);
+    assert_false(s.error.unreachable);
+    end(&s);
+}
+
 static void test_refusal_is_final(void **state) {
     (void)state;
     struct story s;
@@ -298,6 +316,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_output_out_of_reach_ends),
         cmocka_unit_test(test_submit_fails_over),
         cmocka_unit_test(test_maybe_stays_maybe),
+        cmocka_unit_test(test_answer_beats_silence),
         cmocka_unit_test(test_refusal_is_final),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -255,6 +255,20 @@ static void test_read_failed(void **state) {
     nl_overview_make(&c.all, false, &c.overview);
     nl_overview_read_failed(&c.overview, "no answer");
     assert_int_equal(c.overview.health, NL_NO_QUORUM);
+    assert_non_null(strstr(c.overview.notes[0], "n2 leads but serves no linearizable read"));
+}
+
+// A leader that has not noticed yet that the others are gone.
+static void test_read_failed_without_voters(void **state) {
+    (void)state;
+    struct cluster c;
+    init_cluster(&c);
+    silence(&c, 0, true);
+    silence(&c, 2, true);
+    nl_overview_make(&c.all, false, &c.overview);
+    nl_overview_read_failed(&c.overview, "no quorum");
+    assert_int_equal(c.overview.health, NL_NO_QUORUM);
+    assert_non_null(strstr(c.overview.notes[2], "no quorum: 1 of 3 voters answer, 2 are needed"));
 }
 
 static void test_json(void **state) {
@@ -297,6 +311,7 @@ int main(void) {
         cmocka_unit_test(test_one_node),
         cmocka_unit_test(test_nobody_answers),
         cmocka_unit_test(test_read_failed),
+        cmocka_unit_test(test_read_failed_without_voters),
         cmocka_unit_test(test_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
