@@ -73,6 +73,11 @@ class Evidence:
         """A shell command that first notes its start (one write, so lines don't mix)."""
         return f'printf "%s\\n" "{key} $NODELINK_ATTEMPT $$" >> {self.path}; {rest}'
 
+    def pid(self, key):
+        """Pid of the shell that the first start of key noted."""
+        lines = self.path.read_text().splitlines()
+        return next(int(words[2]) for words in map(str.split, lines) if words[0] == key)
+
     def starts(self):
         """{key: number of starts}"""
         count = {}

@@ -246,12 +246,12 @@ def test_garbage_on_the_ports(shared):
 
 def test_wrong_token_on_the_command_line(shared):
     r = shared.nl("task", "list", env={"NODELINK_TOKEN": "wrong"})
-    assert r.returncode == 125 and "NODELINK_TOKEN" in r.stderr
+    assert r.returncode == 1 and "NODELINK_TOKEN" in r.stderr
 
 
 def test_nothing_listens(shared):
     r = shared.nl("task", "list", "--addr", "127.0.0.1:1", timeout=60)
-    assert r.returncode == 125 and "127.0.0.1:1" in r.stderr
+    assert r.returncode == 3 and "127.0.0.1:1" in r.stderr
     r = shared.nl("status", "--addr", "127.0.0.1:1", timeout=60)
     assert r.returncode == 3
 

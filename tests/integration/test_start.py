@@ -28,10 +28,10 @@ def config_of(cluster, name):
 
 
 def digest(directory):
-    """Names and contents of all files below."""
+    """Names and contents of all files below, but the lock, which holds the last pid."""
     h = hashlib.sha256()
     for path in sorted(pathlib.Path(directory).rglob("*")):
-        if path.is_file() and not path.name.endswith("log"):
+        if path.is_file() and path.name != "lock" and not path.name.endswith("log"):
             h.update(str(path).encode() + path.read_bytes())
     return h.hexdigest()
 
