@@ -75,7 +75,10 @@ uint64_t nl_control_timeout_ms(const struct nl_rpc_call *call) {
     if (left == UINT64_MAX) {
         return DEFAULT_TIMEOUT_MS;
     }
-    uint64_t margin = left / 4 < MARGIN_MS ? left / 4 : MARGIN_MS;
+    // gRPC rounds the deadline up by as much as one in a hundred on the wire, and proposals end at
+    // the loop's tick: without room for both the client gives up before it hears why.
+    uint64_t margin = left / 20 + MARGIN_MS;
+    margin = left / 4 < margin ? left / 4 : margin;
     uint64_t timeout = left - margin < TIMEOUT_MS_MAX ? left - margin : TIMEOUT_MS_MAX;
     return timeout > 0 ? timeout : 1;  // 0 would mean the default
 }

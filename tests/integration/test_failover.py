@@ -110,7 +110,6 @@ def test_all_nodes_at_once(cluster):
     cluster.verify()
 
 
-@pytest.mark.xfail(reason="known defect: the node answers only after the client's own deadline")
 def test_no_quorum_is_said(cluster):
     """P10, P13: with one node of three a submit fails in time and says that nothing was done."""
     names = cluster.names()
