@@ -72,10 +72,17 @@ static void on_process_closed(uv_handle_t *handle) {
     free(handle);
 }
 
+static void forget_process(struct nl_link_sup *sup) {
+    if (sup->process != NULL) {
+        uv_close((uv_handle_t *)sup->process, on_process_closed);
+        sup->process = NULL;
+    }
+}
+
 static void on_process_exit(uv_process_t *process, int64_t status, int signal) {
     (void)status;
     (void)signal;
-    uv_close((uv_handle_t *)process, on_process_closed);
+    forget_process(process->data);
 }
 
 // uv_spawn and not nl_supervisor_spawn: gRPC has threads by now, and libuv runs nothing but
@@ -85,6 +92,7 @@ static int start_again(struct nl_link_sup *sup) {
     if (process == NULL) {
         return NL_ENOMEM;
     }
+    process->data = sup;
     int log_fd = sup->supervisor_log == NULL
                      ? STDERR_FILENO
                      : open(sup->supervisor_log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
@@ -103,12 +111,12 @@ static int start_again(struct nl_link_sup *sup) {
         .stdio = stdio,
     };
     int rv = uv_spawn(sup->loop, process, &options);
-    uv_unref((uv_handle_t *)process);
+    sup->process = process;
     if (log_fd >= 0 && log_fd != STDERR_FILENO) {
         close(log_fd);
     }
     if (rv != 0) {
-        uv_close((uv_handle_t *)process, on_process_closed);
+        forget_process(sup);
         return NL_EIO;
     }
     return NL_OK;
@@ -118,7 +126,8 @@ static void start_if_gone(struct nl_link_sup *sup) {
     pid_t pid = 0;
     uint32_t suppressed = 0;
     uint64_t now = nl_clock_mono_ms();
-    if (!sup->may_start || now < sup->start_not_before_ms ||
+    // One that was started and still lives is on its way to take the directory.
+    if (!sup->may_start || sup->process != NULL || now < sup->start_not_before_ms ||
         nl_supervisor_running(sup->state_dir, &pid) != NL_OK || pid != 0) {
         return;
     }
@@ -312,6 +321,7 @@ void nl_link_sup_close(struct nl_link_sup *sup) {
     }
     sup->closed = true;
     drop_pipe(sup);
+    forget_process(sup);
     sup->state = NL_LINK_SUP_STATE_DOWN;
     uv_close((uv_handle_t *)&sup->retry_timer, NULL);
     free(sup->socket_path);

@@ -35,6 +35,7 @@ struct nl_link_sup {
     char *socket_path;  // owned
     enum nl_link_sup_state state;
     struct nl_link_sup_pipe *pipe;  // of the connection at hand; frees itself when closed
+    uv_process_t *process;          // a supervisor started from here that still lives, or NULL
     uv_timer_t retry_timer;
     uint64_t retry_ms;
     bool may_start;  // false from stop on: a supervisor that ends is left so

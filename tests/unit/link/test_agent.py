@@ -273,6 +273,16 @@ def test_term_leaves_the_tasks_running(one):
     assert second.wait_final("t").result.exit_code == 6
 
 
+def test_term_with_a_supervisor_it_started_again(one):
+    """The supervisor is the link's own child then, and outlives it all the same."""
+    _, agent, stream = one
+    os.kill(agent.supervisor_pid(), signal.SIGKILL)
+    stream.run("t", "sleep 1000")
+    pid = stream.wait_started("t").pid
+    assert agent.kill(signal.SIGTERM) == 0
+    assert alive(pid) and agent.supervisor_pid() is not None
+
+
 def test_term_without_tasks_ends_both(one):
     _, agent, _ = one
     assert agent.kill(signal.SIGTERM) == 0
