@@ -352,9 +352,11 @@ def sha256(data):
 
 
 def alive(pid):
+    """Also of a zombie whose other threads have not ended: they hold its ports."""
     try:
         with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+            fields = f.read().rsplit(")", 1)[1].split()
+            return fields[0] != "Z" or int(fields[17]) > 1
     except OSError:
         return False
 

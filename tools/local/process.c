@@ -23,6 +23,7 @@ enum { STAT_BYTES = 1024, PATH_BYTES = 4096, ENVIRON_BYTES = 1 << 20, CLOCK_SLAC
 struct stat_line {
     char state;
     pid_t parent;
+    unsigned threads;
     uint64_t start;
 };
 
@@ -53,13 +54,16 @@ static int read_stat(pid_t pid, struct stat_line *ret) {
     unsigned long long start = 0;
     if (rest == NULL ||
         sscanf(rest + 1,
-               " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-               &ret->state, &parent, &start) != 3) {
+               " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %u %*d %llu",
+               &ret->state, &parent, &ret->threads, &start) != 4) {
         return NL_ENOTFOUND;
     }
     ret->parent = parent;
     ret->start = start;
-    return ret->state == 'Z' || ret->state == 'X' ? NL_ENOTFOUND : NL_OK;
+    // The first thread is a zombie from its own end on, but the others hold the ports and locks
+    // until they have ended too.
+    bool zombie = ret->state == 'Z' || ret->state == 'X';
+    return zombie && ret->threads <= 1 ? NL_ENOTFOUND : NL_OK;
 }
 
 int nl_process_of_pid(pid_t pid, struct nl_process *ret) {

@@ -1,5 +1,6 @@
 #include "tools/local/process.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -68,6 +69,44 @@ static void test_life(void **state) {
     assert_int_equal(nl_process_signal(&process, SIGKILL), NL_OK);
     wait_for(&process, NL_PROCESS_GONE);
     assert_int_equal(nl_process_signal(&process, SIGKILL), NL_ENOTFOUND);
+}
+
+static void *stay(void *unused) {
+    (void)unused;
+    pause();
+    return NULL;
+}
+
+static char state_letter(pid_t pid) {
+    char path[64];
+    char letter = '?';
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*d %*s %c", &letter), 1);
+    fclose(f);
+    return letter;
+}
+
+// Its first thread is a zombie; what another thread holds, ports and locks, is still held.
+static void test_first_thread_ended(void **state) {
+    (void)state;
+    struct nl_process process;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, stay, NULL);
+        pthread_exit(NULL);
+    }
+    assert_int_equal(nl_process_of_pid(pid, &process), NL_OK);
+    for (int i = 0; i < 500 && state_letter(pid) != 'Z'; i++) {
+        nap();
+    }
+    assert_int_equal(state_letter(pid), 'Z');
+    assert_int_equal(nl_process_state(&process), NL_PROCESS_RUNNING);
+    kill(pid, SIGKILL);
+    wait_for(&process, NL_PROCESS_GONE);
 }
 
 static void test_another_process_of_the_pid_is_not_hit(void **state) {
@@ -171,6 +210,7 @@ static void test_environment(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_life),
+        cmocka_unit_test(test_first_thread_ended),
         cmocka_unit_test(test_another_process_of_the_pid_is_not_hit),
         cmocka_unit_test(test_pid_file),
         cmocka_unit_test(test_descendants),
