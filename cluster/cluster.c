@@ -24,7 +24,6 @@ enum {
     SNAPSHOT_TRAILING = 4096,
     SECRET_LEN_MIN = 16,
     STATFS_MS = 1000,
-    LAG_WINDOW_MS = 30000,
 };
 #define SNAPSHOT_BYTES ((uint64_t)256 * 1024 * 1024)
 #define DISK_FREE_MIN ((uint64_t)64 * 1024 * 1024)
@@ -116,20 +115,6 @@ static void on_step(void *user) {
 
 // ---- timers --------------------------------------------------------------------
 
-static void note_lag(struct nl_cluster *cluster, uint64_t now_ms) {
-    uint64_t now_us = nl_clock_mono_us();
-    uint64_t lag = now_us > cluster->tick_due_us ? now_us - cluster->tick_due_us : 0;
-    cluster->tick_due_us = now_us + TICK_MS * 1000;
-    if (now_ms - cluster->lag_window_ms >= LAG_WINDOW_MS) {
-        cluster->lag_window_ms = now_ms;
-        cluster->lag_us_max[1] = cluster->lag_us_max[0];
-        cluster->lag_us_max[0] = 0;
-    }
-    if (lag > cluster->lag_us_max[0]) {
-        cluster->lag_us_max[0] = lag;
-    }
-}
-
 static void set_disk_full(struct nl_cluster *cluster, bool full, uint64_t free_bytes) {
     if (full == cluster->disk_full) {
         return;
@@ -167,7 +152,6 @@ static void step_down_tick(struct nl_cluster *cluster, uint64_t now_ms);
 static void on_tick(uv_timer_t *timer) {
     struct nl_cluster *cluster = timer->data;
     uint64_t now_ms = nl_clock_mono_ms();
-    note_lag(cluster, now_ms);
     if (cluster->closing) {
         return;
     }
@@ -192,6 +176,7 @@ static void on_prepare(uv_prepare_t *prepare) {
     nl_append_flush(cluster);
     nl_propose_flush(cluster);
     nl_read_flush(cluster);
+    nl_loop_lag_turn(&cluster->lag, cluster->loop);
 }
 
 // ---- step down -----------------------------------------------------------------
@@ -405,8 +390,7 @@ static void start_handles(struct nl_cluster *cluster) {
     cluster->handles = 2;
     uv_prepare_start(&cluster->prepare, on_prepare);
     uv_timer_start(&cluster->timer, on_tick, TICK_MS, TICK_MS);
-    cluster->tick_due_us = nl_clock_mono_us() + TICK_MS * 1000;
-    cluster->lag_window_ms = nl_clock_mono_ms();
+    nl_loop_lag_open(&cluster->lag, cluster->loop);
 }
 
 static void check_disk_at_open(struct nl_cluster *cluster) {

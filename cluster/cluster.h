@@ -148,7 +148,9 @@ struct nl_cluster_status {
     uint64_t fsync_p99_us;
     uint32_t proposals_in_flight;
     uint64_t snapshots_taken;
-    uint64_t loop_lag_us_max;
+    // The longest turn of the loop thread, waiting for events not counted: what an event may have
+    // had to wait. In the last one to two seconds, in the last half to whole minute, since start.
+    uint64_t loop_lag_us, loop_lag_minute_us, loop_lag_max_us;
 };
 void nl_cluster_status(struct nl_cluster *cluster, struct nl_cluster_status *ret);
 // Members by id, this node included; NULL ends. Borrowed until the next loop turn.

@@ -166,6 +166,26 @@ void nl_peer_credential_init(struct nl_cluster *cluster);
 // Of a call that was authorized.
 uint64_t nl_peer_id_of(const struct nl_rpc_call *call);
 
+// ---- loop_lag.c ----------------------------------------------------------------
+
+struct nl_loop_lag_window {
+    uint64_t length_us, start_us;
+    uint64_t max_us[2];  // of the current window and the one before
+};
+
+struct nl_loop_lag {
+    uint64_t turn_us;  // when the current turn began
+    uint64_t idle_ns;  // libuv's count of waiting, at that time
+    struct nl_loop_lag_window second, minute;
+    uint64_t max_us;
+};
+
+void nl_loop_lag_open(struct nl_loop_lag *lag, uv_loop_t *loop);
+// Once in each turn, at the same place of it.
+void nl_loop_lag_turn(struct nl_loop_lag *lag, uv_loop_t *loop);
+void nl_loop_lag_add(struct nl_loop_lag *lag, uint64_t now_us, uint64_t turn_us);  // pure
+uint64_t nl_loop_lag_recent(const struct nl_loop_lag_window *window);
+
 // ---- cluster.c -----------------------------------------------------------------
 
 struct nl_step_down {
@@ -219,9 +239,7 @@ struct nl_cluster {
 
     struct nl_raft_info info;  // as of the last step
     uint64_t leader_since_ms;  // of info.leader, known or not
-    uint64_t tick_due_us;
-    uint64_t lag_us_max[2];  // of this half minute and the one before
-    uint64_t lag_window_ms;
+    struct nl_loop_lag lag;
 
     struct nl_cluster_peer_status peer_status;  // what nl_cluster_peer_next points to
 

@@ -58,6 +58,11 @@ static json_t *node_json(const struct nl_overview *o, const struct nl_node_view 
     json_object_set_new(object, "leader_id", number(r != NULL, r != NULL ? r->leader_id : 0));
     json_object_set_new(object, "quorum", r != NULL ? json_boolean(r->quorum) : json_null());
     json_object_set_new(object, "fsync_p99_us", number(r != NULL, r != NULL ? r->fsync_p99_us : 0));
+    json_object_set_new(object, "loop_lag_us",
+                        number(r != NULL, r != NULL ? r->loop_lag_minute_us : 0));
+    json_object_set_new(object, "loop_lag_max_us",
+                        number(r != NULL, r != NULL ? r->loop_lag_max_us : 0));
+    json_object_set_new(object, "rss_bytes", number(r != NULL, r != NULL ? r->rss_bytes : 0));
     json_object_set_new(object, "uptime_ms", number(r != NULL, r != NULL ? r->uptime_ms : 0));
     json_object_set_new(object, "boot", number(r != NULL, r != NULL ? r->boot : 0));
     json_object_set_new(object, "last_seen_ms",

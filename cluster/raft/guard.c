@@ -232,7 +232,7 @@ static void on_appended(struct raft_io_append *req, int status) {
     if (status != 0 && !g->closing) {
         fatal(g, "appending to the log", status);
     }
-    nl_histogram_add(&g->append_us, now_us - append->start_us, now_us / 1000);
+    nl_histogram_recent_add(&g->append_us, now_us - append->start_us, now_us / 1000);
     free(append);
     cb(orig, status);
     stepped(g);

@@ -14,8 +14,8 @@
 #include <stdint.h>
 #include <uv.h>
 
-#include "cluster/raft/histogram.h"
 #include "cluster/raft/mark.h"
+#include "common/base/histogram.h"
 
 #define NL_GUARD_PEERS_MAX 32
 
@@ -60,7 +60,7 @@ struct nl_guard {
     uint64_t snapshots_taken;
     uint64_t log_bytes, log_entries;  // appended since the last snapshot was begun
     struct nl_mark mark;              // opened by the owner
-    struct nl_histogram append_us;
+    struct nl_histogram_recent append_us;
 };
 
 // `guard->inner` is initialised by raft_uv_init before.

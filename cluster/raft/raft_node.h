@@ -59,7 +59,6 @@ struct nl_raft_info {
     enum nl_raft_role role;
     uint64_t term, commit, applied, last, leader;
     uint64_t snapshots_taken;
-    uint64_t fsync_p99_us;
 };
 
 // Strings, members and secret are borrowed until nl_raft_close is done. Reads the directory
@@ -72,6 +71,8 @@ int nl_raft_open(const struct nl_raft_options *options, const struct nl_raft_eve
 void nl_raft_close(struct nl_raft_node *node, void (*done)(void *user), void *user);
 
 void nl_raft_info(struct nl_raft_node *node, struct nl_raft_info *ret);
+// Of the appends of the last half to whole minute; 0: none. Costs a scan: not for every event.
+uint64_t nl_raft_append_p99_us(const struct nl_raft_node *node);
 // Monotonic ms of the last message of this member; 0: none yet.
 uint64_t nl_raft_seen_ms(const struct nl_raft_node *node, uint64_t id);
 // "voter", "learner", "spare"; NULL: not in the configuration.

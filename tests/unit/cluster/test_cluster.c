@@ -657,7 +657,7 @@ static void figures(void **state) {
     nl_cluster_status(f.nodes[leader].cluster, &status);
     print_message("append p99 %llu us, longest loop lag %llu us\n",
                   (unsigned long long)status.fsync_p99_us,
-                  (unsigned long long)status.loop_lag_us_max);
+                  (unsigned long long)status.loop_lag_max_us);
     fixture_assert_equal(&f);
 }
 
