@@ -11,6 +11,7 @@
 #include "cluster/raft/guard.h"
 #include "cluster/raft/push.h"
 #include "cluster/raft/raft_node.h"
+#include "cluster/raft/segments.h"
 #include "cluster/raft/transport.h"
 #include "common/base/clock.h"
 #include "common/base/crypto.h"
@@ -239,16 +240,31 @@ static void free_abandoned(void *user) {
 
 // A log that ends before what was known to be stored has lost its end: libraft took damage for a
 // write that was cut off.
-static int check_mark(struct nl_raft_node *node) {
+static int check_mark(struct nl_raft_node *node, uint64_t last) {
     struct raft *raft = &node->raft;
     uint64_t stored = node->guard.mark.index;
-    if (raft_last_index(raft) >= stored) {
+    if (last >= stored) {
         return 0;
     }
     snprintf(raft->errmsg, sizeof raft->errmsg,
              "the log ends at entry %llu, but entry %llu was stored: it is damaged",
-             raft_last_index(raft), (unsigned long long)stored);
+             (unsigned long long)last, (unsigned long long)stored);
     return RAFT_CORRUPT;
+}
+
+static int raft_code(int rv) {
+    return rv == NL_OK         ? 0
+           : rv == NL_ECORRUPT ? RAFT_CORRUPT
+           : rv == NL_ENOMEM   ? RAFT_NOMEM
+                               : RAFT_IOERR;
+}
+
+// Before libraft loads the segments, because it changes them while it does.
+static int check_segments(struct nl_raft_node *node) {
+    struct raft *raft = &node->raft;
+    uint64_t last = 0;
+    int rv = nl_segments_last(node->options.dir, &last, raft->errmsg, sizeof raft->errmsg);
+    return rv == NL_OK ? check_mark(node, last) : raft_code(rv);
 }
 
 static int open_mark(struct nl_raft_node *node) {
@@ -256,9 +272,8 @@ static int open_mark(struct nl_raft_node *node) {
     if (rv != NL_OK) {
         snprintf(node->raft.errmsg, sizeof node->raft.errmsg, "file \"stored\": %s",
                  nl_strerror(rv));
-        return rv == NL_ECORRUPT ? RAFT_CORRUPT : RAFT_IOERR;
     }
-    return 0;
+    return raft_code(rv);
 }
 
 static int start(struct nl_raft_node *node, const char **ret_step) {
@@ -272,8 +287,9 @@ static int start(struct nl_raft_node *node, const char **ret_step) {
         *ret_step = "can't load the log";
         rv = open_mark(node);
     }
+    rv = rv == 0 ? check_segments(node) : rv;
     rv = rv == 0 ? raft_start(&node->raft) : rv;
-    return rv == 0 ? check_mark(node) : rv;
+    return rv == 0 ? check_mark(node, raft_last_index(&node->raft)) : rv;
 }
 
 static void report(const struct nl_raft_node *node, const char *step, const char *said, int rv,
