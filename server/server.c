@@ -94,11 +94,29 @@ static const struct nl_rpc_method task_methods[] = {
     {NULL, NL_RPC_UNARY, NULL, NULL},
 };
 
+// A call can be there before a start has failed; it is delivered while the parts are closed.
+static bool is_open(struct nl_rpc_call *call, void *user) {
+    const struct nl_server *server = user;
+    if (server->cluster != NULL) {
+        return true;
+    }
+    nl_rpc_call_finish(call, NL_RPC_UNAVAILABLE, "this node is not running; try another");
+    return false;
+}
+
+static bool may_control(struct nl_rpc_call *call, void *user) {
+    return is_open(call, user) && nl_auth_client(call, user);
+}
+
+static bool may_be_peer(struct nl_rpc_call *call, void *user) {
+    return is_open(call, user) && nl_peer_authorize(call, user);
+}
+
 static int make_services(struct nl_server *server) {
     struct nl_rpc_service list[] = {
-        {&nodelink__v1__task_service__descriptor, task_methods, server, NULL},
-        {&nodelink__v1__control_service__descriptor, nl_control_methods, server, nl_auth_client},
-        {&nodelink__v1__peer_service__descriptor, nl_peer_methods, server, nl_peer_authorize},
+        {&nodelink__v1__task_service__descriptor, task_methods, server, is_open},
+        {&nodelink__v1__control_service__descriptor, nl_control_methods, server, may_control},
+        {&nodelink__v1__peer_service__descriptor, nl_peer_methods, server, may_be_peer},
         {NULL, NULL, NULL, NULL},
     };
     struct nl_rpc_service *services = malloc(sizeof list);
@@ -111,7 +129,7 @@ static int make_services(struct nl_server *server) {
 }
 
 // Listening comes before the data directory is touched, so that a busy port changes nothing.
-// Calls are not served before the loop runs, and by then the cluster is open.
+// Calls are not served before the loop runs, and by then the cluster is open, or the start failed.
 static int listen_grpc(struct nl_server *server, char *error_text, size_t error_size) {
     const struct nl_settings *s = server->settings;
     struct nl_rpc_tls tls = {.ca_file = s->tls_client_auth ? s->tls_ca_file : NULL,

@@ -147,7 +147,6 @@ def test_empty_directory_without_bootstrap(stopped, tmp_path):
     assert r.returncode == 1 and "bootstrap" in r.stderr, r.stderr
 
 
-@pytest.mark.xfail(reason="known defect: libraft removes open segments before the damage is seen")
 def test_corrupt_log(stopped):
     directory = data_dir(stopped, "n3")
     segments = sorted(
@@ -164,9 +163,10 @@ def test_corrupt_log(stopped):
         f.seek(48)
         f.write(bytes(b ^ 0xFF for b in byte))
     before = digest(directory)
-    r = start("--config", config_of(stopped, "n3"))
-    assert r.returncode in (1, 3) and str(directory) in r.stderr, (r.returncode, r.stderr)
-    assert digest(directory) == before
+    for _ in range(15):  # the other nodes' calls reach a node that is refusing at any moment
+        r = start("--config", config_of(stopped, "n3"))
+        assert r.returncode == 1 and str(directory) in r.stderr, (r.returncode, r.stderr)
+        assert digest(directory) == before
     assert stopped.nl("run", "a1", "--", "true").returncode == 0
 
 
