@@ -59,7 +59,7 @@ static int create(struct nl_apply *a, const Nodelink__V1__TaskSubmit *m, uint32_
     rec->task.spec = nl_message_compact(&m->spec->base);
     memcpy(rec->task.spec_sha256, sha256, sizeof rec->task.spec_sha256);
     fill(&rec->task, state, &agent->agent, first);
-    rv = rec->task.spec == NULL ? NL_ENOMEM : nl_task_insert(state, rec);
+    rv = rec->task.spec == NULL ? NL_ENOMEM : nl_task_insert(state, rec, agent_slot);
     if (rv != NL_OK) {
         nl_task_rec_free(state, rec);
         return rv;

@@ -12,24 +12,41 @@
 
 enum item { ITEM_NODE = 1, ITEM_PROPOSER, ITEM_OUTCOME, ITEM_AGENT, ITEM_TASK, ITEM_STATE };
 
-// Feeds a message's encoding to the hash as it is made: no buffer, so hashing can't fail.
+// Takes a message's encoding as it is made, in many small pieces. Nearly every record fits into
+// `data` and is hashed at once, which is much cheaper than piece by piece; a larger one is
+// streamed. No memory is asked for, so hashing can't fail.
 struct feed {
     ProtobufCBuffer buffer;
+    size_t len;
+    bool streaming;
+    uint8_t data[1024];
     XXH3_state_t hash;
 };
 
 static void feed_append(ProtobufCBuffer *buffer, size_t len, const uint8_t *data) {
     struct feed *feed = NL_CONTAINER(buffer, struct feed, buffer);
+    if (!feed->streaming && len <= sizeof feed->data - feed->len) {
+        memcpy(feed->data + feed->len, data, len);
+        feed->len += len;
+        return;
+    }
+    if (!feed->streaming) {
+        feed->streaming = true;
+        XXH3_128bits_reset(&feed->hash);
+        XXH3_128bits_update(&feed->hash, feed->data, feed->len);
+    }
     XXH3_128bits_update(&feed->hash, data, len);
 }
 
 static struct nl_sum hash_message(enum item item, const ProtobufCMessage *message) {
-    struct feed feed = {.buffer = {.append = feed_append}};
-    uint8_t tag = (uint8_t)item;
-    XXH3_128bits_reset(&feed.hash);
-    XXH3_128bits_update(&feed.hash, &tag, sizeof tag);
+    struct feed feed;
+    feed.buffer.append = feed_append;
+    feed.streaming = false;
+    feed.data[0] = (uint8_t)item;
+    feed.len = 1;
     protobuf_c_message_pack_to_buffer(message, &feed.buffer);
-    XXH128_hash_t h = XXH3_128bits_digest(&feed.hash);
+    XXH128_hash_t h =
+        feed.streaming ? XXH3_128bits_digest(&feed.hash) : XXH3_128bits(feed.data, feed.len);
     return (struct nl_sum){.lo = h.low64, .hi = h.high64};
 }
 

@@ -90,6 +90,18 @@ static void split_one(struct nl_table *table) {
     }
 }
 
+int nl_idmap_reserve(struct nl_idmap *map, uint32_t buckets) {
+    while (map->pages_used < buckets / NL_BUCKET_PAGE + 1) {
+        if (add_page(map) != NL_OK) {
+            return NL_ENOMEM;
+        }
+    }
+    while (map->mask < buckets / 2) {
+        map->mask = map->mask * 2 + 1;
+    }
+    return NL_OK;
+}
+
 void nl_idmap_add(struct nl_table *table, uint32_t slot) {
     push(table, slot);
     if (table->count > table->map.mask + 1 + table->map.split) {

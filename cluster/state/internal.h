@@ -145,6 +145,7 @@ struct nl_state_snapshot {
     uint64_t clock_ms;
     struct nl_sum hash;  // as nl_state_hash at begin
     struct nl_frozen nodes, proposers, agents, tasks;
+    struct nl_grave *graves;  // from the end on; until then they are the state's
 };
 
 // One command being applied.
@@ -165,7 +166,7 @@ struct nl_apply {
 int nl_grave_reserve(struct nl_state *state);
 // Frees, or while a snapshot is taken puts aside until its end. NULL is allowed.
 void nl_release(struct nl_state *state, void *block);
-void nl_graves_free(struct nl_state *state);
+void nl_graves_free(struct nl_grave *graves);
 // NULL or "" gives NULL. NL_ENOMEM.
 int nl_text_copy(const char *text, char **ret);
 // Replaces an owned text and releases the old one.
@@ -177,6 +178,20 @@ int nl_text_replace(struct nl_state *state, char **field, const char *text);
 ProtobufCMessage *nl_message_decode(const ProtobufCMessageDescriptor *type, const uint8_t *data,
                                     size_t len, size_t memory_max, int *ret_err);
 void nl_message_free(ProtobufCMessage *message);
+
+// Memory of one decoded message at a time, for decoding many in turn: a million records are a
+// dozen million small blocks otherwise. Zeroed at first but for `block`; reset at the end.
+struct nl_arena_extra;
+struct nl_arena {
+    struct nl_arena_extra *extra;  // blocks of a large message
+    size_t used, left;
+    bool no_memory;
+    _Alignas(16) uint8_t block[8192];
+};
+void nl_arena_reset(struct nl_arena *arena);
+// As nl_message_decode. The message is good until the next decode or reset; it is not freed.
+ProtobufCMessage *nl_arena_decode(struct nl_arena *arena, const ProtobufCMessageDescriptor *type,
+                                  const uint8_t *data, size_t len, size_t memory_max, int *ret_err);
 // Deep copy in one block (free it with free), or NULL: no memory.
 void *nl_message_compact(const ProtobufCMessage *message);
 // The array of labels in one block. Nothing to copy gives NULL.
@@ -231,6 +246,8 @@ uint32_t nl_table_find(const struct nl_table *table, const char *id);
 // records without an id. NL_ENOMEM.
 int nl_table_add(struct nl_state *state, struct nl_table *table, struct nl_rec *rec,
                  uint64_t number);
+// Of an empty table of records with ids: this many are to come. A wrong number does no harm.
+int nl_table_reserve(struct nl_table *table, uint64_t count);
 // Forgets the record; it isn't freed, and must leave its orders too. NL_ENOMEM.
 int nl_table_remove(struct nl_state *state, struct nl_table *table, uint32_t slot);
 // The record for changing: a copy of it while it is frozen. `size` is the whole record's.
@@ -241,6 +258,8 @@ int nl_table_edit(struct nl_state *state, struct nl_table *table, uint32_t slot,
 
 int nl_idmap_init(struct nl_idmap *map);
 void nl_idmap_close(struct nl_idmap *map);
+// Of an empty map, before many insertions: about so many buckets. NL_ENOMEM.
+int nl_idmap_reserve(struct nl_idmap *map, uint32_t buckets);
 uint32_t nl_idmap_find(const struct nl_table *table, const char *id);
 void nl_idmap_add(struct nl_table *table, uint32_t slot);  // its link's hash is set
 void nl_idmap_remove(struct nl_table *table, uint32_t slot);
@@ -249,9 +268,17 @@ void nl_idmap_remove(struct nl_table *table, uint32_t slot);
 
 void nl_order_add(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
                   uint64_t key);
-// For a record that sorts above all others; looks at no record.
-void nl_order_append(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
-                     uint64_t key);
+// A record's place in an order.
+struct nl_place {
+    uint64_t key;
+    uint32_t slot;
+    uint32_t hash;                 // of the id: its priority
+    uint32_t tree;                 // which one it belongs to, for the caller
+    uint32_t left, right, parent;  // set by nl_order_build: places, from 1; 0: none
+};
+// Makes the tree of sorted places, O(n); returns its root. Records are not looked at.
+uint32_t nl_order_build(struct nl_table *table, enum nl_order_kind kind, struct nl_place *places,
+                        uint32_t n);
 void nl_order_remove(struct nl_table *table, enum nl_order_kind kind, uint32_t *root,
                      uint32_t slot);
 uint32_t nl_order_first(const struct nl_table *table, enum nl_order_kind kind, uint32_t root);
@@ -288,7 +315,7 @@ uint32_t nl_task_active_next(const struct nl_state *state, uint32_t slot);
 // An empty record, in no table yet.
 struct nl_task_rec *nl_task_rec_new(const char *id);
 // Takes a complete record in: table, counts and hash; the agent's own counters aside. NL_ENOMEM.
-int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec);
+int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot);
 // Then its orders. Where the task belongs in the order of this kind: the key, and the root.
 void nl_task_order(struct nl_state *state, const struct nl_task *task, enum nl_order_kind kind);
 uint64_t nl_task_order_key(const struct nl_task *task, enum nl_order_kind kind);
@@ -343,6 +370,12 @@ int nl_apply_prune(struct nl_apply *a, const Nodelink__V1__TaskPrune *m);
 int nl_agent_disconnect(struct nl_apply *a, uint32_t slot, const char *reason);
 // Moves a task on; reason NULL clears it.
 int nl_task_move(struct nl_apply *a, uint32_t slot, enum nl_task_state to, const char *reason);
+
+// ---- check.c ----
+
+// What a loaded state's records must be like, O(n). Its hashes, counts, tables and orders were made
+// from the records a moment ago and its sum compared with the snapshot's, so they are not checked.
+int nl_check_loaded(const struct nl_state *state);
 
 const char *nl_signal_name(int32_t signal);  // "SIGKILL", or NULL
 

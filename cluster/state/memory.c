@@ -31,10 +31,10 @@ void nl_release(struct nl_state *state, void *block) {
     state->graves->items[state->graves->count++] = block;
 }
 
-void nl_graves_free(struct nl_state *state) {
-    while (state->graves != NULL) {
-        struct nl_grave *grave = state->graves;
-        state->graves = grave->next;
+void nl_graves_free(struct nl_grave *graves) {
+    while (graves != NULL) {
+        struct nl_grave *grave = graves;
+        graves = grave->next;
         for (uint32_t i = 0; i < grave->count; i++) {
             free(grave->items[i]);
         }

@@ -48,6 +48,63 @@ void nl_message_free(ProtobufCMessage *message) {
     }
 }
 
+// ---- decoding many, one after the other ----
+
+// A block that did not fit.
+struct nl_arena_extra {
+    struct nl_arena_extra *next;
+    max_align_t data[];
+};
+
+static void *arena_alloc(void *data, size_t size) {
+    struct nl_arena *arena = data;
+    if (size > arena->left) {
+        return NULL;
+    }
+    arena->left -= size;
+    size_t at = (arena->used + 15) / 16 * 16;
+    if (at <= sizeof arena->block && size <= sizeof arena->block - at) {
+        arena->used = at + size;
+        return arena->block + at;
+    }
+    struct nl_arena_extra *extra = malloc(sizeof *extra + size);
+    if (extra == NULL) {
+        arena->no_memory = true;
+        return NULL;
+    }
+    extra->next = arena->extra;
+    arena->extra = extra;
+    return extra->data;
+}
+
+static void arena_free(void *data, void *block) {
+    (void)data;
+    (void)block;
+}
+
+void nl_arena_reset(struct nl_arena *arena) {
+    while (arena->extra != NULL) {
+        struct nl_arena_extra *extra = arena->extra;
+        arena->extra = extra->next;
+        free(extra);
+    }
+    arena->used = 0;
+    arena->no_memory = false;
+}
+
+ProtobufCMessage *nl_arena_decode(struct nl_arena *arena, const ProtobufCMessageDescriptor *type,
+                                  const uint8_t *data, size_t len, size_t memory_max,
+                                  int *ret_err) {
+    ProtobufCAllocator allocator = {arena_alloc, arena_free, arena};
+    nl_arena_reset(arena);
+    arena->left = memory_max;
+    ProtobufCMessage *message = protobuf_c_message_unpack(type, &allocator, len, data);
+    if (message == NULL) {
+        *ret_err = arena->no_memory ? NL_ENOMEM : NL_ECORRUPT;
+    }
+    return message;
+}
+
 // ---- compact copies ----
 
 // Takes pieces from one block; without a block it only adds up their sizes.

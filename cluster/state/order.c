@@ -93,11 +93,41 @@ void nl_order_add(struct nl_table *table, enum nl_order_kind kind, uint32_t *roo
     hang(table, kind, root, parent, at, slot, key);
 }
 
-void nl_order_append(struct nl_table *table, enum nl_order_kind kind, uint32_t *root, uint32_t slot,
-                     uint64_t key) {
-    uint32_t last = nl_order_last(table, kind, *root);
-    uint32_t *at = last == NL_SLOT_NONE ? root : &node_at(table, kind, last)->right;
-    hang(table, kind, root, last, at, slot, key);
+// The spine from the root to the last place is walked up from below, as in building a Cartesian
+// tree (J. Vuillemin, 1980). All of it happens in `places`: the links of a million records that
+// follow each other in time are all over the memory.
+uint32_t nl_order_build(struct nl_table *table, enum nl_order_kind kind, struct nl_place *places,
+                        uint32_t n) {
+    uint32_t root = 0;
+    for (uint32_t i = 1; i <= n; i++) {
+        struct nl_place *place = &places[i - 1];
+        uint32_t below = 0, up = i - 1;
+        while (up != 0 && places[up - 1].hash < place->hash) {
+            below = up;
+            up = places[up - 1].parent;
+        }
+        place->left = below;
+        place->right = 0;
+        place->parent = up;
+        if (below != 0) {
+            places[below - 1].parent = i;
+        }
+        if (up != 0) {
+            places[up - 1].right = i;
+        } else {
+            root = i;
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const struct nl_place *p = &places[i];
+        *node_at(table, kind, p->slot) = (struct nl_order_node){
+            .key = p->key,
+            .left = p->left == 0 ? NL_SLOT_NONE : places[p->left - 1].slot,
+            .right = p->right == 0 ? NL_SLOT_NONE : places[p->right - 1].slot,
+            .parent = p->parent == 0 ? NL_SLOT_NONE : places[p->parent - 1].slot,
+        };
+    }
+    return root == 0 ? NL_SLOT_NONE : places[root - 1].slot;
 }
 
 void nl_order_remove(struct nl_table *table, enum nl_order_kind kind, uint32_t *root,

@@ -8,6 +8,7 @@
 
 struct reader {
     struct nl_state *state;  // being built
+    struct nl_arena *arena;  // of the message at hand
     const uint8_t *data;
     size_t len;
     size_t at;
@@ -34,7 +35,7 @@ static int next_frame(struct reader *r, struct frame *ret) {
     return NL_OK;
 }
 
-// The next frame's message, which must be of this type; free it with nl_message_free.
+// The next frame's message, which must be of this type; good until the next one is read.
 static int next_message(struct reader *r, enum nl_frame_type type,
                         const ProtobufCMessageDescriptor *descriptor, void *ret) {
     struct frame frame;
@@ -46,7 +47,7 @@ static int next_message(struct reader *r, enum nl_frame_type type,
         return NL_ECORRUPT;
     }
     ProtobufCMessage *message =
-        nl_message_decode(descriptor, frame.payload, frame.len, RECORD_MEMORY_MAX, &rv);
+        nl_arena_decode(r->arena, descriptor, frame.payload, frame.len, RECORD_MEMORY_MAX, &rv);
     if (message != NULL) {
         *(ProtobufCMessage **)ret = message;
     }
@@ -222,7 +223,7 @@ static int load_task(struct nl_state *state, const Nodelink__V1__TaskRecord *m, 
     }
     int rv = fill_task(&rec->task, m);
     if (rv == NL_OK) {
-        rv = nl_task_insert(state, rec);
+        rv = nl_task_insert(state, rec, agent->head.slot);
     }
     if (rv != NL_OK) {
         nl_task_rec_free(state, rec);
@@ -253,7 +254,6 @@ static int load_record(struct reader *r, enum nl_frame_type type, struct last *l
     } else {
         rv = load_task(r->state, (const Nodelink__V1__TaskRecord *)message, last);
     }
-    nl_message_free(message);
     return rv;
 }
 
@@ -268,37 +268,50 @@ static int load_records(struct reader *r, enum nl_frame_type type, uint64_t coun
 
 // ---- the orders of tasks ----
 
-struct place {
-    uint64_t key;
-    uint32_t *root;
-    uint32_t slot;
-};
+// Tasks came by their ids, which is a random order of time. They are sorted beside their records,
+// which are seldom in the processor's cache. A tree is named by its agent's slot, 0: of no agent.
 
 static int compare_places(const void *x, const void *y) {
-    const struct place *a = x, *b = y;
+    const struct nl_place *a = x, *b = y;
+    if (a->tree != b->tree) {
+        return a->tree < b->tree ? -1 : 1;
+    }
     if (a->key != b->key) {
         return a->key < b->key ? -1 : 1;
     }
+    // Nothing was removed yet: slots are 1..count, and rise with the ids.
     return (a->slot > b->slot) - (a->slot < b->slot);
 }
 
-// Tasks came by their ids, which is a random order of time. Sorting them first lets each be
-// appended to its tree, without a look at records that are not in the processor's cache.
+static void collect_places(const struct nl_state *state, enum nl_order_kind kind,
+                           struct nl_place *places) {
+    for (uint32_t slot = 1; slot <= state->tasks.count; slot++) {
+        const struct nl_task *task = &nl_task_at(state, slot)->task;
+        const struct nl_link *link = nl_table_link(&state->tasks, slot);
+        bool of_agent = kind == NL_ORDER_LIFE && !nl_task_is_terminal(task->state);
+        places[slot - 1] = (struct nl_place){.key = nl_task_order_key(task, kind),
+                                             .slot = slot,
+                                             .hash = link->hash,
+                                             .tree = of_agent ? link->agent : NL_SLOT_NONE};
+    }
+}
+
 static int order_tasks(struct nl_state *state, enum nl_order_kind kind) {
-    uint32_t n = state->tasks.count;
-    struct place *places = malloc(n * sizeof *places + 1);
+    uint32_t n = state->tasks.count, size;
+    struct nl_place *places = malloc(n * sizeof *places + 1);
     if (places == NULL) {
         return NL_ENOMEM;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        // Nothing was removed yet: slots are 1..n, and rise with the ids.
-        const struct nl_task *task = &nl_task_at(state, i + 1)->task;
-        places[i] = (struct place){nl_task_order_key(task, kind),
-                                   nl_task_order_root(state, task, kind), i + 1};
-    }
+    collect_places(state, kind, places);
     qsort(places, n, sizeof *places, compare_places);
-    for (uint32_t i = 0; i < n; i++) {
-        nl_order_append(&state->tasks, kind, places[i].root, places[i].slot, places[i].key);
+    for (uint32_t at = 0; at < n; at += size) {
+        size = 1;
+        while (at + size < n && places[at + size].tree == places[at].tree) {
+            size++;
+        }
+        const struct nl_task *task = &nl_task_at(state, places[at].slot)->task;
+        *nl_task_order_root(state, task, kind) =
+            nl_order_build(&state->tasks, kind, places + at, size);
     }
     free(places);
     return NL_OK;
@@ -337,7 +350,6 @@ static int check_footer(struct reader *r, uint64_t records) {
     nl_state_hash(r->state, hash);
     bool ok = footer->records == records && footer->state_hash.len == sizeof hash &&
               memcmp(footer->state_hash.data, hash, sizeof hash) == 0 && r->at == r->len;
-    nl_message_free(&footer->base);
     return ok ? NL_OK : NL_ECORRUPT;
 }
 
@@ -347,8 +359,9 @@ static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *heade
     }
     r->state->index = header->index;
     r->state->clock_ms = header->clock_ms;
-    int rv = load_records(r, NL_FRAME_NODE, header->nodes);
-    if (rv != NL_OK || (rv = load_records(r, NL_FRAME_PROPOSER, header->proposers)) != NL_OK ||
+    int rv = nl_table_reserve(&r->state->tasks, header->tasks);
+    if (rv != NL_OK || (rv = load_records(r, NL_FRAME_NODE, header->nodes)) != NL_OK ||
+        (rv = load_records(r, NL_FRAME_PROPOSER, header->proposers)) != NL_OK ||
         (rv = load_records(r, NL_FRAME_AGENT, header->agents)) != NL_OK ||
         (rv = load_records(r, NL_FRAME_TASK, header->tasks)) != NL_OK ||
         (rv = order_tasks(r->state, NL_ORDER_ALL)) != NL_OK ||
@@ -359,34 +372,54 @@ static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *heade
 }
 
 static int read_snapshot(struct reader *r) {
-    Nodelink__V1__SnapshotHeader *header = NULL;
+    Nodelink__V1__SnapshotHeader *message = NULL;
     int rv = check_bytes(r);
     if (rv != NL_OK) {
         return rv;
     }
-    rv = next_message(r, NL_FRAME_HEADER, &nodelink__v1__snapshot_header__descriptor, &header);
+    rv = next_message(r, NL_FRAME_HEADER, &nodelink__v1__snapshot_header__descriptor, &message);
     if (rv != NL_OK) {
         return rv;
     }
-    rv = read_body(r, header);
-    nl_message_free(&header->base);
-    return rv == NL_OK ? nl_state_check(r->state, NULL, 0) : rv;
+    const Nodelink__V1__SnapshotHeader header = *message;
+    rv = read_body(r, &header);
+    return rv == NL_OK ? nl_check_loaded(r->state) : rv;
+}
+
+int nl_state_load(const struct nl_state *like, const uint8_t *data, size_t len,
+                  struct nl_state **ret) {
+    struct nl_state *fresh;
+    struct nl_arena arena;
+    memset(&arena, 0, offsetof(struct nl_arena, block));
+    int rv = nl_state_new(&like->limits, &fresh);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    struct reader r = {.state = fresh, .arena = &arena, .data = data, .len = len};
+    rv = read_snapshot(&r);
+    nl_arena_reset(&arena);
+    if (rv != NL_OK) {
+        nl_state_free(fresh);
+        return rv;
+    }
+    *ret = fresh;
+    return NL_OK;
+}
+
+void nl_state_swap(struct nl_state *a, struct nl_state *b) {
+    assert(a->snapshot == NULL && b->snapshot == NULL);
+    struct nl_state tmp = *a;
+    *a = *b;
+    *b = tmp;
 }
 
 int nl_state_restore(struct nl_state *state, const uint8_t *data, size_t len) {
-    assert(state->snapshot == NULL);
     struct nl_state *fresh;
-    int rv = nl_state_new(&state->limits, &fresh);
-    if (rv != NL_OK) {
-        return rv;
-    }
-    struct reader r = {.state = fresh, .data = data, .len = len};
-    rv = read_snapshot(&r);
+    assert(state->snapshot == NULL);
+    int rv = nl_state_load(state, data, len, &fresh);
     if (rv == NL_OK) {
-        struct nl_state old = *state;
-        *state = *fresh;
-        *fresh = old;
+        nl_state_swap(state, fresh);
+        nl_state_free(fresh);
     }
-    nl_state_free(fresh);
     return rv;
 }

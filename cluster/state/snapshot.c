@@ -19,7 +19,8 @@ static int freeze(const struct nl_table *table, struct nl_frozen *ret) {
     return NL_OK;
 }
 
-static void snapshot_free(struct nl_state_snapshot *snapshot) {
+void nl_state_snapshot_free(struct nl_state_snapshot *snapshot) {
+    nl_graves_free(snapshot->graves);
     free(snapshot->nodes.pages);
     free(snapshot->proposers.pages);
     free(snapshot->agents.pages);
@@ -40,7 +41,7 @@ int nl_state_snapshot_begin(struct nl_state *state, struct nl_state_snapshot **r
         freeze(&state->proposers, &snapshot->proposers) != NL_OK ||
         freeze(&state->agents, &snapshot->agents) != NL_OK ||
         freeze(&state->tasks, &snapshot->tasks) != NL_OK) {
-        snapshot_free(snapshot);
+        nl_state_snapshot_free(snapshot);
         return NL_ENOMEM;
     }
     // Everything made so far is of an older generation from here on: frozen.
@@ -50,11 +51,16 @@ int nl_state_snapshot_begin(struct nl_state *state, struct nl_state_snapshot **r
     return NL_OK;
 }
 
-void nl_state_snapshot_end(struct nl_state *state, struct nl_state_snapshot *snapshot) {
+void nl_state_snapshot_detach(struct nl_state *state, struct nl_state_snapshot *snapshot) {
     assert(state->snapshot == snapshot);
     state->snapshot = NULL;
-    nl_graves_free(state);
-    snapshot_free(snapshot);
+    snapshot->graves = state->graves;
+    state->graves = NULL;
+}
+
+void nl_state_snapshot_end(struct nl_state *state, struct nl_state_snapshot *snapshot) {
+    nl_state_snapshot_detach(state, snapshot);
+    nl_state_snapshot_free(snapshot);
 }
 
 // ---- sorting ----

@@ -2,8 +2,8 @@
 // Pure: no I/O, clock, randomness, threads or globals. Equal command sequences give equal
 // states, hashes and snapshots on every replica (P12).
 //
-// Single-threaded, except that nl_state_snapshot_write may run on another thread while
-// commands are applied (copy on write, see snapshot functions below).
+// Single-threaded, except where a function says "any thread": a snapshot is written while commands
+// are applied (copy on write), and a state is loaded and freed beside the one in use.
 #ifndef NODELINK_CLUSTER_STATE_STATE_H
 #define NODELINK_CLUSTER_STATE_STATE_H
 
@@ -231,9 +231,20 @@ int nl_state_snapshot_begin(struct nl_state *state, struct nl_state_snapshot **r
 // *ret is owned (malloc).
 int nl_state_snapshot_write(struct nl_state_snapshot *snapshot, uint8_t **ret, size_t *ret_len);
 void nl_state_snapshot_end(struct nl_state *state, struct nl_state_snapshot *snapshot);
+// The end in two steps, because what was let go meanwhile may be a million blocks: detach on the
+// owner's thread (O(1)), free on any thread.
+void nl_state_snapshot_detach(struct nl_state *state, struct nl_state_snapshot *snapshot);
+void nl_state_snapshot_free(struct nl_state_snapshot *snapshot);
 
 // Replaces the whole state. On failure (NL_ECORRUPT: bytes, version or hash; NL_ENOMEM) the
 // state is unchanged. Not while a snapshot is being taken.
 int nl_state_restore(struct nl_state *state, const uint8_t *data, size_t len);
+// The restore in two steps, because a million tasks take seconds: load makes a new state with the
+// limits of `like`, on any thread (of `like` only the limits are read, which never change); swap
+// exchanges the contents of two states, O(1), on the owner's thread of both. What was replaced is
+// then freed by nl_state_free, on any thread.
+int nl_state_load(const struct nl_state *like, const uint8_t *data, size_t len,
+                  struct nl_state **ret);
+void nl_state_swap(struct nl_state *a, struct nl_state *b);
 
 #endif

@@ -3,6 +3,8 @@
 
 #include "cluster/state/internal.h"
 
+#define RESERVE_MAX ((uint32_t)1 << 21)  // 8 MB of buckets
+
 void nl_table_init(struct nl_table *table, size_t id_at) {
     memset(table, 0, sizeof *table);
     table->id_at = id_at;
@@ -39,6 +41,16 @@ const char *nl_table_id(const struct nl_table *table, uint32_t slot) {
 
 uint32_t nl_table_find(const struct nl_table *table, const char *id) {
     return table->count == 0 ? NL_SLOT_NONE : nl_idmap_find(table, id);
+}
+
+int nl_table_reserve(struct nl_table *table, uint64_t count) {
+    // Beyond this growing by halves is good enough; a damaged number must not take all memory.
+    uint32_t buckets = count < RESERVE_MAX ? (uint32_t)count : RESERVE_MAX;
+    assert(table->count == 0);
+    if (table->map.pages == NULL && nl_idmap_init(&table->map) != NL_OK) {
+        return NL_ENOMEM;
+    }
+    return nl_idmap_reserve(&table->map, buckets);
 }
 
 static int grow_directories(struct nl_table *table) {

@@ -50,15 +50,13 @@ struct nl_task_rec *nl_task_rec_new(const char *id) {
     return rec;
 }
 
-int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec) {
+int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot) {
     const struct nl_task *task = &rec->task;
-    uint32_t agent = nl_table_find(&state->agents, task->spec->agent_id);
-    assert(agent != NL_SLOT_NONE);
     int rv = nl_table_add(state, &state->tasks, &rec->head, 0);
     if (rv != NL_OK) {
         return rv;
     }
-    nl_table_link(&state->tasks, rec->head.slot)->agent = agent;
+    nl_table_link(&state->tasks, rec->head.slot)->agent = agent_slot;
     state->counts.tasks[task->state]++;
     state->counts.tasks_total++;
     state->counts.tasks_terminal += nl_task_is_terminal(task->state);

@@ -281,6 +281,70 @@ static void test_written_on_a_thread_while_commands_are_applied(void **unused) {
     nl_state_free(state);
 }
 
+// A follower gets a leader's snapshot: read beside the state in use, exchanged, the old one freed
+// on a thread again.
+struct loader {
+    const struct nl_state *like;
+    const uint8_t *data;
+    size_t len;
+    struct nl_state *loaded;
+};
+
+static void *load_snapshot(void *arg) {
+    struct loader *l = arg;
+    return nl_state_load(l->like, l->data, l->len, &l->loaded) == NL_OK ? l : NULL;
+}
+
+static void *free_state(void *arg) {
+    nl_state_free(arg);
+    return NULL;
+}
+
+static void test_loaded_on_a_thread_and_swapped(void **unused) {
+    (void)unused;
+    struct generator g, h;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct nl_state *leader = random_state(&g, seed, 600);
+        struct nl_state *follower = random_state(&h, seed + 100, 200);
+        struct loader l = {.like = follower};
+        uint8_t *data = fx_snapshot(leader, &l.len);
+        pthread_t thread;
+        void *result;
+        l.data = data;
+        assert_int_equal(pthread_create(&thread, NULL, load_snapshot, &l), 0);
+        apply_some(&h, follower, 200);
+        assert_int_equal(pthread_join(thread, &result), 0);
+        assert_ptr_equal(result, &l);
+        fx_check(l.loaded);
+        nl_state_swap(follower, l.loaded);
+        assert_int_equal(pthread_create(&thread, NULL, free_state, l.loaded), 0);
+        expect_same_state(leader, follower);
+        apply_some(&g, follower, 100);  // with the same limits as before
+        fx_check(follower);
+        pthread_join(thread, NULL);
+        free(data);
+        nl_state_free(leader);
+        nl_state_free(follower);
+    }
+}
+
+static void test_what_was_let_go_is_freed_on_a_thread(void **unused) {
+    (void)unused;
+    struct generator g;
+    struct nl_state *state = random_state(&g, 13, 300);
+    struct nl_state_snapshot *snapshot, *next;
+    assert_int_equal(nl_state_snapshot_begin(state, &snapshot), NL_OK);
+    apply_some(&g, state, 300);
+    nl_state_snapshot_detach(state, snapshot);
+    // The next one may begin before the last one is freed.
+    assert_int_equal(nl_state_snapshot_begin(state, &next), NL_OK);
+    apply_some(&g, state, 300);
+    nl_state_snapshot_free(snapshot);
+    nl_state_snapshot_end(state, next);
+    fx_check(state);
+    nl_state_free(state);
+}
+
 // With an out-of-order sequence the outcomes before it would have to move under the writer.
 static void test_out_of_order_sequence_while_frozen(void **unused) {
     (void)unused;
@@ -333,6 +397,8 @@ int main(void) {
         cmocka_unit_test(test_every_truncation_and_bit_flip_is_noticed),
         cmocka_unit_test(test_damage_under_a_valid_checksum),
         cmocka_unit_test(test_written_on_a_thread_while_commands_are_applied),
+        cmocka_unit_test(test_loaded_on_a_thread_and_swapped),
+        cmocka_unit_test(test_what_was_let_go_is_freed_on_a_thread),
         cmocka_unit_test(test_out_of_order_sequence_while_frozen),
         cmocka_unit_test(test_given_up),
     };
