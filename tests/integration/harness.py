@@ -271,12 +271,12 @@ class Cluster:
         r = self.nl("cluster", "verify", timeout=60)
         assert r.returncode == 0, r.stdout + r.stderr
 
-    def stub(self, name, token=None):
+    def stub(self, name, token=None, options=()):
         """ControlService of one node by python3-grpcio, with the credential."""
         m = stubs()
         token = self.env["NODELINK_TOKEN"] if token is None else token
         channel = grpc.insecure_channel(
-            self.addr(name), options=[("grpc.max_send_message_length", -1)]
+            self.addr(name), options=[("grpc.max_send_message_length", -1), *options]
         )
         return Control(m["control_grpc"].ControlServiceStub(channel), token), channel
 
