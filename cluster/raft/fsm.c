@@ -66,32 +66,79 @@ static int fsm_snapshot_async(struct raft_fsm *raft, struct raft_buffer *bufs[],
     return 0;
 }
 
+// What is not needed any more, and may be large.
+struct waste {
+    struct nl_state *state;
+    struct nl_state_snapshot *snapshot;
+    void *bytes;
+};
+
+static void waste_free(void *item) {
+    struct waste *waste = item;
+    nl_state_free(waste->state);
+    if (waste->snapshot != NULL) {
+        nl_state_snapshot_free(waste->snapshot);
+    }
+    free(waste->bytes);
+    free(waste);
+}
+
+static void throw_away(struct nl_fsm *fsm, struct waste what) {
+    struct waste *waste = malloc(sizeof *waste);
+    if (waste != NULL && fsm->reaper != NULL) {
+        *waste = what;
+        nl_reap(fsm->reaper, waste_free, waste);
+        return;
+    }
+    free(waste);
+    nl_state_free(what.state);
+    if (what.snapshot != NULL) {
+        nl_state_snapshot_free(what.snapshot);
+    }
+    free(what.bytes);
+}
+
 static int fsm_snapshot_finalize(struct raft_fsm *raft, struct raft_buffer *bufs[],
                                  unsigned *n_bufs) {
     struct nl_fsm *fsm = raft->data;
+    struct waste waste = {.snapshot = fsm->snapshot};
     if (*bufs != NULL) {
-        free((*bufs)[0].base);
+        waste.bytes = (*bufs)[0].base;
         raft_free(*bufs);
     }
     *bufs = NULL;
     *n_bufs = 0;
     if (fsm->snapshot != NULL) {
-        nl_state_snapshot_end(fsm->state, fsm->snapshot);
+        nl_state_snapshot_detach(fsm->state, fsm->snapshot);
         fsm->snapshot = NULL;
     }
+    throw_away(fsm, waste);
     return 0;
+}
+
+// The state of these bytes, made before or now.
+static int load(struct nl_fsm *fsm, const struct raft_buffer *buf, struct nl_state **ret) {
+    if (fsm->loaded == NULL || fsm->loaded_of != buf->base) {
+        return nl_state_load(fsm->state, buf->base, buf->len, ret);
+    }
+    *ret = fsm->loaded;
+    fsm->loaded = NULL;
+    return NL_OK;
 }
 
 static int fsm_restore(struct raft_fsm *raft, struct raft_buffer *buf) {
     struct nl_fsm *fsm = raft->data;
-    int rv = nl_state_restore(fsm->state, buf->base, buf->len);
+    struct nl_state *loaded;
+    int rv = load(fsm, buf, &loaded);
     if (rv != NL_OK) {
         if (fsm->started) {
             fatal(fsm, "the leader's snapshot can't be read", raft_last_applied(fsm->instance), rv);
         }
         return rv == NL_ENOMEM ? RAFT_NOMEM : RAFT_CORRUPT;
     }
-    raft_free(buf->base);
+    nl_state_swap(fsm->state, loaded);
+    // raft_free is free: no other heap is set.
+    throw_away(fsm, (struct waste){.state = loaded, .bytes = buf->base});
     if (fsm->started) {
         fsm->on_restored(fsm->user);
     }
@@ -102,9 +149,24 @@ int nl_fsm_snapshot_write(struct nl_fsm *fsm, uint8_t **ret, size_t *ret_len) {
     return nl_state_snapshot_write(fsm->snapshot, ret, ret_len);
 }
 
+void nl_fsm_snapshot_load(struct nl_fsm *fsm, const uint8_t *data, size_t len) {
+    nl_state_free(fsm->loaded);
+    fsm->loaded = NULL;
+    fsm->loaded_of = data;
+    if (nl_state_load(fsm->state, data, len, &fsm->loaded) != NL_OK) {
+        fsm->loaded = NULL;
+    }
+}
+
+void nl_fsm_close(struct nl_fsm *fsm) {
+    nl_state_free(fsm->loaded);
+    fsm->loaded = NULL;
+}
+
 void nl_fsm_init(struct nl_fsm *fsm) {
     memset(&fsm->raft, 0, sizeof fsm->raft);
     fsm->snapshot = NULL;
+    fsm->loaded = NULL;
     fsm->raft.version = 3;
     fsm->raft.data = fsm;
     fsm->raft.apply = fsm_apply;

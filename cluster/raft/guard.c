@@ -35,9 +35,11 @@ struct nl_guard_snapshot {
     struct raft_io_snapshot_put *orig;
     raft_io_snapshot_put_cb cb;
     const struct raft_snapshot *snapshot;
-    unsigned trailing;
+    unsigned trailing;  // 0: a leader's, to be installed
     uv_work_t work;
-    bool encoding;  // the worker has it
+    bool working;  // the worker has it
+    bool stored;   // by the backend, with this status
+    int status;
     int encode_result;
     uint8_t *data;  // from the worker; handed to the buffers that finalize frees
     size_t len;
@@ -48,8 +50,10 @@ struct guard_send {
     struct raft_io_send req;
     struct raft_io_send *orig;
     raft_io_send_cb cb;
+    struct nl_guard *guard;
     struct nl_guard_peer *peer;
     size_t bytes;
+    const struct raft_message *message;  // the library's; only looked at if it is a snapshot
     bool is_snapshot;
 };
 
@@ -281,7 +285,12 @@ static void snapshot_done(struct nl_guard_snapshot *put, int status) {
 }
 
 static void on_snapshot_put(struct raft_io_snapshot_put *req, int status) {
-    snapshot_done(req->data, status);
+    struct nl_guard_snapshot *put = req->data;
+    put->stored = true;
+    put->status = status;
+    if (!put->working) {
+        snapshot_done(put, status);
+    }
 }
 
 static int snapshot_pass(struct nl_guard_snapshot *put) {
@@ -304,7 +313,7 @@ static void encode_work(uv_work_t *work) {
 static void after_encode(uv_work_t *work, int status) {
     struct nl_guard_snapshot *put = work->data;
     struct nl_guard *g = put->guard;
-    put->encoding = false;
+    put->working = false;
     if (put->encode_result == NL_OK) {
         put->snapshot->bufs[0].base = put->data;
         put->snapshot->bufs[0].len = put->len;
@@ -320,8 +329,48 @@ static void after_encode(uv_work_t *work, int status) {
     snapshot_pass(put);
 }
 
-// trailing 0 is a leader's snapshot to be installed: its bytes are there. Otherwise the bytes of
-// the own state are made in a worker first; libraft keeps `snapshot` until `cb`.
+static void load_work(uv_work_t *work) {
+    struct nl_guard_snapshot *put = work->data;
+    struct nl_guard *g = put->guard;
+    g->hooks.snapshot_load(g->hooks.user, put->snapshot->bufs[0].base, put->snapshot->bufs[0].len);
+}
+
+static void after_load(uv_work_t *work, int status) {
+    struct nl_guard_snapshot *put = work->data;
+    struct nl_guard *g = put->guard;
+    (void)status;  // what was not made ready is made at the restore
+    put->working = false;
+    if (put->stored) {
+        snapshot_done(put, put->status);
+    }
+    if (g->closing) {
+        finish_close(g);
+    }
+}
+
+// The bytes are stored and made a state at the same time; libraft hears when both are done.
+static int install(struct nl_guard_snapshot *put) {
+    struct nl_guard *g = put->guard;
+    if (nl_mark_lower(&g->mark, put->snapshot->index) != NL_OK) {
+        return must(g, "installing a snapshot", RAFT_IOERR);
+    }
+    put->working = uv_queue_work(g->loop, &put->work, load_work, after_load) == 0;
+    if (!put->working) {
+        load_work(&put->work);
+    }
+    return snapshot_pass(put);
+}
+
+// The bytes of the own state are made in a worker before they are stored; libraft keeps `snapshot`
+// until `cb`.
+static int take(struct nl_guard_snapshot *put) {
+    struct nl_guard *g = put->guard;
+    g->log_bytes = g->log_entries = 0;
+    int rv = uv_queue_work(g->loop, &put->work, encode_work, after_encode);
+    put->working = rv == 0;
+    return must(g, "writing a snapshot", rv == 0 ? 0 : RAFT_NOMEM);
+}
+
 static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
                               struct raft_io_snapshot_put *req,
                               const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb) {
@@ -342,15 +391,8 @@ static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
     put->trailing = trailing;
     put->work.data = put;
     g->snapshot = put;
-    if (trailing == 0) {
-        int rv = nl_mark_lower(&g->mark, snapshot->index);
-        return rv == NL_OK ? snapshot_pass(put) : must(g, "installing a snapshot", RAFT_IOERR);
-    }
     assert(snapshot->n_bufs == 1);
-    g->log_bytes = g->log_entries = 0;
-    int rv = uv_queue_work(g->loop, &put->work, encode_work, after_encode);
-    put->encoding = rv == 0;
-    return must(g, "writing a snapshot", rv == 0 ? 0 : RAFT_NOMEM);
+    return trailing == 0 ? install(put) : take(put);
 }
 
 // ---- send ----------------------------------------------------------------------
@@ -367,6 +409,17 @@ static size_t message_bytes(const struct raft_message *message) {
     return bytes;
 }
 
+// libraft 0.22 frees a snapshot's bytes as soon as it hears that they are sent. They are taken from
+// its message before that (it keeps the message until then).
+static void take_bytes(struct nl_guard *g, const struct raft_message *message) {
+    struct raft_install_snapshot *args =
+        (struct raft_install_snapshot *)(uintptr_t)&message->install_snapshot;
+    if (message->type == RAFT_INSTALL_SNAPSHOT && !g->closing) {
+        nl_reap(&g->reaper, free, args->data.base);
+        args->data.base = NULL;
+    }
+}
+
 static void on_sent(struct raft_io_send *req, int status) {
     struct guard_send *send = req->data;
     struct raft_io_send *orig = send->orig;
@@ -375,6 +428,7 @@ static void on_sent(struct raft_io_send *req, int status) {
     send->peer->queued_bytes -= send->bytes;
     if (send->is_snapshot) {
         send->peer->snapshot_queued = false;
+        take_bytes(send->guard, send->message);
     }
     free(send);
     if (cb != NULL) {
@@ -416,6 +470,7 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     // would not.
     if (g->closing || send == NULL || peer == NULL || !has_room(peer, message, bytes)) {
         free(send);
+        take_bytes(g, message);
         req->cb = cb;
         if (cb != NULL) {
             cb(req, RAFT_NOCONNECTION);
@@ -426,11 +481,14 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     send->cb = cb;
     send->peer = peer;
     send->bytes = bytes;
+    send->guard = g;
+    send->message = message;
     send->is_snapshot = message->type == RAFT_INSTALL_SNAPSHOT;
     send->req.data = send;
     int rv = g->inner.send(&g->inner, &send->req, &bounded, on_sent);
     if (rv != 0) {
         free(send);
+        take_bytes(g, message);
         if (cb != NULL) {
             cb(req, rv);
         }
@@ -458,11 +516,19 @@ static void drop_hung_appends(struct nl_guard *g) {
 }
 
 static void finish_close(struct nl_guard *g) {
-    if (!g->inner_closed || (g->snapshot != NULL && g->snapshot->encoding)) {
+    if (!g->inner_closed || (g->snapshot != NULL && g->snapshot->working) ||
+        g->reaper.pending > 0) {
         return;
     }
     drop_hung_appends(g);
     g->close_cb(&g->io);
+}
+
+static void on_reaped(void *user) {
+    struct nl_guard *g = user;
+    if (g->closing) {
+        finish_close(g);
+    }
 }
 
 static void on_inner_closed(struct raft_io *inner) {
@@ -508,6 +574,7 @@ void nl_guard_watch(struct nl_guard *g) {
 void nl_guard_init(struct nl_guard *g, uv_loop_t *loop, const struct nl_guard_hooks *hooks) {
     g->loop = loop;
     g->hooks = *hooks;
+    g->reaper = (struct nl_reaper){.loop = loop, .idle = on_reaped, .user = g};
     g->watch_ms = nl_clock_mono_ms();
     g->io.version = g->inner.version;
     g->io.impl = g;

@@ -3,7 +3,8 @@
 // Disk: stops the node before libraft goes on when a write of term, vote or log fails or when an
 // append takes longer than two seconds: a leader whose disk failed or hangs keeps leading
 // otherwise. Network: bounds what waits for a peer that doesn't read; messages beyond it are
-// dropped, which Raft allows. Snapshots: encodes the state in a worker before the backend gets it.
+// dropped, which Raft allows. Snapshots: encodes the state in a worker before the backend gets it,
+// makes a leader's snapshot a state in a worker, and has large memory freed there.
 // Loop thread only.
 #ifndef NODELINK_CLUSTER_RAFT_GUARD_H
 #define NODELINK_CLUSTER_RAFT_GUARD_H
@@ -15,6 +16,7 @@
 #include <uv.h>
 
 #include "cluster/raft/mark.h"
+#include "cluster/raft/reap.h"
 #include "common/base/histogram.h"
 
 #define NL_GUARD_PEERS_MAX 32
@@ -37,6 +39,9 @@ struct nl_guard_hooks {
     // In a worker thread: encodes the frozen state into *ret (malloc). NL_OK or an error, which
     // is fatal.
     int (*snapshot_write)(void *user, uint8_t **ret, size_t *ret_len);
+    // In a worker thread: makes ready what libraft will ask to be restored once the bytes are
+    // stored.
+    void (*snapshot_load)(void *user, const uint8_t *data, size_t len);
 };
 
 struct nl_guard_append;
@@ -54,6 +59,7 @@ struct nl_guard {
     bool inner_closed;
     struct nl_guard_append *appends;     // under way, oldest first
     struct nl_guard_snapshot *snapshot;  // under way, or NULL
+    struct nl_reaper reaper;             // closing waits for it
     struct nl_guard_peer peers[NL_GUARD_PEERS_MAX];
     unsigned n_peers;
     uint64_t watch_ms;  // when the watchdog last looked

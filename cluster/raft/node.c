@@ -119,6 +119,11 @@ static int on_snapshot_write(void *user, uint8_t **ret, size_t *ret_len) {
     return nl_fsm_snapshot_write(&node->fsm, ret, ret_len);
 }
 
+static void on_snapshot_load(void *user, const uint8_t *data, size_t len) {
+    struct nl_raft_node *node = user;
+    nl_fsm_snapshot_load(&node->fsm, data, len);
+}
+
 static void on_watch(uv_timer_t *timer) {
     struct nl_raft_node *node = timer->data;
     nl_guard_watch(&node->guard);
@@ -189,8 +194,10 @@ static void configure(struct nl_raft_node *node) {
 }
 
 static int init_io(struct nl_raft_node *node) {
-    static const struct nl_guard_hooks hooks = {
-        .stepped = on_stepped, .fatal = on_fatal, .snapshot_write = on_snapshot_write};
+    static const struct nl_guard_hooks hooks = {.stepped = on_stepped,
+                                                .fatal = on_fatal,
+                                                .snapshot_write = on_snapshot_write,
+                                                .snapshot_load = on_snapshot_load};
     struct nl_guard_hooks own = hooks;
     struct raft_io *inner = &node->guard.inner;
     int rv = raft_uv_init(inner, node->options.loop, node->options.dir,
@@ -217,6 +224,7 @@ static void init_fsm(struct nl_raft_node *node) {
     node->fsm.on_restored = on_restored;
     node->fsm.on_fatal = on_fatal;
     node->fsm.user = node;
+    node->fsm.reaper = &node->guard.reaper;
     nl_fsm_init(&node->fsm);
 }
 
@@ -231,6 +239,7 @@ static const char *own_address(const struct nl_raft_options *options) {
 
 static void node_free(struct nl_raft_node *node) {
     nl_transport_free(node->transport);
+    nl_fsm_close(&node->fsm);
     free(node);
 }
 

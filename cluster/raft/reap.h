@@ -1,0 +1,19 @@
+// Frees large things in a worker thread: giving back a few hundred megabytes, or a million records,
+// takes tens to hundreds of milliseconds, which the loop thread doesn't have. Loop thread only.
+#ifndef NODELINK_CLUSTER_RAFT_REAP_H
+#define NODELINK_CLUSTER_RAFT_REAP_H
+
+#include <uv.h>
+
+struct nl_reaper {
+    uv_loop_t *loop;
+    unsigned pending;
+    // After the last one; may be NULL. The loop must not be closed while something is pending.
+    void (*idle)(void *user);
+    void *user;
+};
+
+// Takes `item`. Without memory for the errand it is released here and now.
+void nl_reap(struct nl_reaper *reaper, void (*release)(void *item), void *item);
+
+#endif
