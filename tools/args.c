@@ -37,6 +37,18 @@ static bool is_choice(const struct nl_arg *arg, const char *value) {
     return false;
 }
 
+static int parse_seconds(const char *value, uint64_t *ret_ms) {
+    uint64_t seconds = 0;
+    if (nl_parse_u64(value, &seconds) != NL_OK) {
+        return nl_parse_duration_ms(value, ret_ms);
+    }
+    if (seconds > UINT64_MAX / 1000) {
+        return NL_EINVAL;
+    }
+    *ret_ms = seconds * 1000;
+    return NL_OK;
+}
+
 static int set_value(const struct nl_arg_set *set, const struct nl_arg *arg, const char *value) {
     void *to = field(set, arg);
     switch (arg->type) {
@@ -55,6 +67,8 @@ static int set_value(const struct nl_arg_set *set, const struct nl_arg *arg, con
             return nl_parse_u64(value, to);
         case NL_ARG_DURATION:
             return nl_parse_duration_ms(value, to);
+        case NL_ARG_SECONDS:
+            return parse_seconds(value, to);
     }
     return NL_EINVAL;
 }
@@ -170,6 +184,7 @@ static int bad_value(const struct nl_arg *arg, const char *value, char *error, s
         [NL_ARG_STRING] = "one of these: ",
         [NL_ARG_U64] = "a number",
         [NL_ARG_DURATION] = "a duration like 250ms, 10s, 5m or 2h",
+        [NL_ARG_SECONDS] = "seconds, or a duration like 250ms, 10s, 5m",
     };
     const char *choices = arg->type == NL_ARG_STRING ? arg->value : "";
     snprintf(error, size, "--%s '%s': it has to be %s%s", arg->name, value, WANTED[arg->type],

@@ -16,6 +16,7 @@ enum nl_arg_type {
     NL_ARG_LIST,      // struct nl_arg_list; each occurrence adds one
     NL_ARG_U64,       // uint64_t
     NL_ARG_DURATION,  // uint64_t in ms
+    NL_ARG_SECONDS,   // uint64_t in ms; a bare number is seconds
 };
 
 struct nl_arg_list {

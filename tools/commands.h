@@ -15,6 +15,10 @@ extern const struct nl_command NL_CMD_AGENT_TOKEN_CREATE;  // agent_token.c
 extern const struct nl_command NL_CMD_AGENT_TOKEN_REVOKE;
 extern const struct nl_command NL_CMD_STATUS;          // status.c
 extern const struct nl_command NL_CMD_CLUSTER_VERIFY;  // verify.c
+extern const struct nl_command NL_CMD_BENCH_SUBMIT;    // bench/submit.c
+extern const struct nl_command NL_CMD_BENCH_TASK;      // bench/task.c
+extern const struct nl_command NL_CMD_BENCH_WATCH;     // bench/watch.c
+extern const struct nl_command NL_CMD_BENCH_AGENTS;    // bench/agents.c
 extern const struct nl_command NL_CMD_LOCAL_UP;        // local/up.c
 extern const struct nl_command NL_CMD_LOCAL_DOWN;      // local/down.c
 extern const struct nl_command NL_CMD_LOCAL_STATUS;    // local/status.c

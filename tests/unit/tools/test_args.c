@@ -18,6 +18,7 @@ struct options {
     struct nl_arg_list list;
     uint64_t number;
     uint64_t duration;
+    uint64_t seconds;
 };
 
 struct globals {
@@ -33,6 +34,7 @@ static const struct nl_arg ARGS[] = {
     {"list", 'l', NL_ARG_LIST, ARG(list), "K=V", NULL, "help"},
     {"number", 'n', NL_ARG_U64, ARG(number), "N", "100", "help"},
     {"timeout", 0, NL_ARG_DURATION, ARG(duration), "DURATION", NULL, "help"},
+    {"for", 0, NL_ARG_SECONDS, ARG(seconds), "S", "2", "help"},
     {0},
 };
 static const struct nl_arg GLOBALS[] = {
@@ -101,6 +103,27 @@ static void test_nothing_behind_dashes_is_touched(void **state) {
     close_fixture(&f);
 }
 
+static void test_seconds(void **state) {
+    (void)state;
+    struct fixture f;
+    parse(&f, ARGV("one"));
+    assert_int_equal(f.options.seconds, 2000);
+    close_fixture(&f);
+    parse(&f, ARGV("--for", "90"));
+    assert_int_equal(f.options.seconds, 90000);
+    close_fixture(&f);
+    parse(&f, ARGV("--for=250ms"));
+    assert_int_equal(f.options.seconds, 250);
+    close_fixture(&f);
+    parse(&f, ARGV("--for", "soon"));
+    assert_int_equal(f.rc, NL_EINVAL);
+    assert_non_null(strstr(f.error, "seconds"));
+    close_fixture(&f);
+    parse(&f, ARGV("--for", "18446744073709551615"));
+    assert_int_equal(f.rc, NL_EINVAL);
+    close_fixture(&f);
+}
+
 static void test_defaults_and_own_flags_first(void **state) {
     (void)state;
     struct fixture f;
@@ -163,6 +186,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flags_stand_anywhere),
         cmocka_unit_test(test_nothing_behind_dashes_is_touched),
+        cmocka_unit_test(test_seconds),
         cmocka_unit_test(test_defaults_and_own_flags_first),
         cmocka_unit_test(test_errors_say_what_was_meant),
         cmocka_unit_test(test_leading_flags_end_at_the_command),
