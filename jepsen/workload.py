@@ -24,6 +24,7 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 CALL_S = 10
+STREAM_S = 30
 SUBMIT_TRIES = 20
 WATCH_S = 90
 RECENT = 200
@@ -75,11 +76,23 @@ class Tasks:
     """Submits at a rate through random nodes to random agents, and reads each one's output.
 
     command(task): argv of the task. `count`: how many submits; None: until stop. Reads of recent
-    tasks go on beside, at read_rate.
+    tasks go on beside, at read_rate. `patience` stretches the deadlines of the calls.
     """
 
-    def __init__(self, cluster, history, command, rate, seed, clients=24, count=None, read_rate=20):
+    def __init__(
+        self,
+        cluster,
+        history,
+        command,
+        rate,
+        seed,
+        clients=24,
+        count=None,
+        read_rate=20,
+        patience=1.0,
+    ):
         self.history, self.command, self.seed = history, command, seed
+        self.call_s, self.stream_s = CALL_S * patience, STREAM_S * patience
         self.agents = [a["id"] for a in cluster.config()["agents"]]
         self.nodes = Nodes(cluster)
         self.stopped = threading.Event()
@@ -148,7 +161,7 @@ class Tasks:
         client.invoke("submit", **fields)
         try:
             reply = self.nodes.stub[node].SubmitTask(
-                control.SubmitTaskRequest(task_id=task, spec=spec), timeout=CALL_S
+                control.SubmitTaskRequest(task_id=task, spec=spec), timeout=self.call_s
             )
         except grpc.RpcError as error:
             kind, more = error_of(error)
@@ -182,7 +195,7 @@ class Tasks:
             stderr_offset=out.offset["stderr"],
         )
         try:
-            for event in self.nodes.stub[node].WatchTask(request, timeout=30):
+            for event in self.nodes.stub[node].WatchTask(request, timeout=self.stream_s):
                 out.take(event)
         except grpc.RpcError as error:
             kind, more = error_of(error)
@@ -201,7 +214,7 @@ class Tasks:
         client.invoke("read", **fields)
         try:
             reply = self.nodes.stub[fields["node"]].GetTask(
-                control.GetTaskRequest(task_id=fields["task"]), timeout=CALL_S
+                control.GetTaskRequest(task_id=fields["task"]), timeout=self.call_s
             )
         except grpc.RpcError as error:
             kind, more = error_of(error)

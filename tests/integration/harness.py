@@ -294,6 +294,11 @@ class Control:
             request, timeout=timeout * SLOW, metadata=self._metadata
         )
 
+    def ask(self, method, request, timeout=15):
+        """The call's future."""
+        call = getattr(self._stub, method)
+        return call.future(request, timeout=timeout * SLOW, metadata=self._metadata)
+
 
 class JsonProcess:
     """A helper program that speaks JSON lines (stock/agent.py, stock/server.py)."""
