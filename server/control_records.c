@@ -22,16 +22,6 @@ void nl_control_fill_task(const struct nl_task *task, Nodelink__V1__Task *ret) {
     ret->epoch = task->epoch;
 }
 
-// Running tasks of the agent; not kept in the state, but bounded by its active ones.
-static uint32_t count_running(const struct nl_state *state, const struct nl_agent *agent) {
-    uint32_t n = 0;
-    const struct nl_task *task = NULL;
-    while ((task = nl_state_agent_task_next(state, agent, task)) != NULL) {
-        n += task->state == NL_TASK_RUNNING;
-    }
-    return n;
-}
-
 void nl_control_fill_agent(const struct nl_state *state, const struct nl_agent *agent,
                            Nodelink__V1__Agent *ret) {
     const struct nl_node *node = nl_state_node(state, agent->owner);
@@ -47,7 +37,7 @@ void nl_control_fill_agent(const struct nl_state *state, const struct nl_agent *
     ret->n_labels = agent->n_labels;
     ret->labels = agent->labels;
     ret->capacity = agent->capacity;
-    ret->tasks_running = count_running(state, agent);
+    ret->tasks_running = nl_state_agent_running(state, agent);
     ret->tasks_submitted = agent->tasks_submitted;
     ret->tasks_finished = agent->tasks_finished;
     ret->address = nl_message_text(agent->address);

@@ -18,8 +18,8 @@ enum {
     REASON_BYTES_MAX = 1024,
     LIST_DEFAULT = 100,
     LIST_MAX = 1000,
-    SCAN_MAX = 20000,  // records looked at in one call
-    LIST_BYTES_MAX = 2 * 1024 * 1024,
+    SCAN_MAX = 4000,  // records looked at in one call: a few milliseconds of the loop's time
+    LIST_BYTES_MAX = 1024 * 1024,
 };
 
 __attribute__((format(printf, 2, 3))) static void set_what(struct nl_control_op *op,

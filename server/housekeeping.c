@@ -99,6 +99,8 @@ static void judge(struct nl_housekeeping *h, uint64_t now) {
     }
 }
 
+static void prune(struct nl_housekeeping *h, uint64_t now);
+
 static void on_pruned(void *user, int result, struct nl_outcome outcome, uint64_t index,
                       uint64_t term) {
     (void)index;
@@ -106,8 +108,13 @@ static void on_pruned(void *user, int result, struct nl_outcome outcome, uint64_
     struct nl_housekeeping *h = user;
     h->pruning = false;
     if (result == NL_OK && outcome.value > 0) {
-        nl_log(NL_LOG_INFO, "housekeeping", "pruned", "tasks", nl_log_u64(outcome.value).s, NULL);
-        h->next_prune_ms = 0;  // perhaps there are more
+        nl_log(NL_LOG_DEBUG, "housekeeping", "pruned", "tasks", nl_log_u64(outcome.value).s, NULL);
+        // Perhaps there are more. Few go with one command, so the next one follows at once: more
+        // tasks can end in a second than ticks would let go.
+        h->next_prune_ms = 0;
+        if (h->leading_since_ms != 0) {
+            prune(h, nl_clock_mono_ms());
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 #include "common/base/err.h"
 #include "server/messages.h"
 
-enum { AGAIN_MS = 1000, PRUNE_MAX = 1000 };
+// A pruned task costs every node a few microseconds of its loop, and all of a command's go at once.
+enum { AGAIN_MS = 1000, PRUNE_MAX = 250 };
 
 enum kind { AGENT_UNREACHABLE, AGENT_LOST, TASK_WAITED, TASK_SILENT };
 

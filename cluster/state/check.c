@@ -156,6 +156,15 @@ static bool check_connection(struct check *c, const struct nl_agent *a) {
     return true;
 }
 
+static bool check_running(const struct check *c, const struct nl_agent *a) {
+    uint32_t running = 0;
+    const struct nl_task *t = NULL;
+    while ((t = nl_state_agent_task_next(c->state, a, t)) != NULL) {
+        running += t->state == NL_TASK_RUNNING;
+    }
+    return running == nl_state_agent_running(c->state, a);
+}
+
 static bool check_agent(struct check *c, const struct nl_rec *rec) {
     const struct nl_agent *a = &NL_CONTAINER(rec, struct nl_agent_rec, head)->agent;
     uint64_t now = c->state->clock_ms;
@@ -175,6 +184,7 @@ static bool check_agent(struct check *c, const struct nl_rec *rec) {
         return false;
     }
     MUST(c, c->loaded || active == a->tasks_active, "agent", a->id);
+    MUST(c, c->loaded || check_running(c, a), "agent", a->id);
     MUST(c, c->loaded || count_hash(c, rec, nl_hash_agent(a)), "agent", a->id);
     c->active += active;
     c->counts.agents[a->connection]++;

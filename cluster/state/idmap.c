@@ -99,6 +99,8 @@ int nl_idmap_reserve(struct nl_idmap *map, uint32_t buckets) {
     while (map->mask < buckets / 2) {
         map->mask = map->mask * 2 + 1;
     }
+    // Splitting an empty bucket gives an empty bucket.
+    map->split = buckets > map->mask + 1 ? buckets - (map->mask + 1) : 0;
     return NL_OK;
 }
 

@@ -85,8 +85,11 @@ struct nl_link {
     struct nl_order_node order[2];
     uint32_t hash;       // of the id
     uint32_t hash_next;  // next slot of the chain; next free slot while not in use
-    uint32_t agent;      // of a task: its agent's slot
-    uint32_t active;     // of an agent: root of its active tasks
+    union {
+        uint32_t agent;    // of a task: its agent's slot
+        uint32_t running;  // of an agent: how many of its tasks are RUNNING
+    };
+    uint32_t active;  // of an agent: root of its active tasks
 };
 
 struct nl_page {

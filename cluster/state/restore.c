@@ -283,27 +283,66 @@ static int compare_places(const void *x, const void *y) {
     return (a->slot > b->slot) - (a->slot < b->slot);
 }
 
-static void collect_places(const struct nl_state *state, enum nl_order_kind kind,
-                           struct nl_place *places) {
+// Those of no agent at the front, the others at the end; returns how many of the former.
+static uint32_t collect_places(const struct nl_state *state, enum nl_order_kind kind,
+                               struct nl_place *places) {
+    uint32_t front = 0, back = state->tasks.count;
     for (uint32_t slot = 1; slot <= state->tasks.count; slot++) {
         const struct nl_task *task = &nl_task_at(state, slot)->task;
         const struct nl_link *link = nl_table_link(&state->tasks, slot);
         bool of_agent = kind == NL_ORDER_LIFE && !nl_task_is_terminal(task->state);
-        places[slot - 1] = (struct nl_place){.key = nl_task_order_key(task, kind),
-                                             .slot = slot,
-                                             .hash = link->hash,
-                                             .tree = of_agent ? link->agent : NL_SLOT_NONE};
+        places[of_agent ? --back : front++] =
+            (struct nl_place){.key = nl_task_order_key(task, kind),
+                              .slot = slot,
+                              .hash = link->hash,
+                              .tree = of_agent ? link->agent : NL_SLOT_NONE};
+    }
+    return front;
+}
+
+#define DIGIT_BITS 11u
+#define DIGITS (1u << DIGIT_BITS)
+
+// By one digit of the key less `least`, from one array into the other.
+static void sort_by_digit(const struct nl_place *from, struct nl_place *to, uint32_t n,
+                          uint64_t least, unsigned shift) {
+    uint32_t at[DIGITS] = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        at[(from[i].key - least) >> shift & (DIGITS - 1)]++;
+    }
+    uint32_t sum = 0;
+    for (uint32_t d = 0; d < DIGITS; d++) {
+        uint32_t count = at[d];
+        at[d] = sum;
+        sum += count;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        to[at[(from[i].key - least) >> shift & (DIGITS - 1)]++] = from[i];
     }
 }
 
-static int order_tasks(struct nl_state *state, enum nl_order_kind kind) {
-    uint32_t n = state->tasks.count, size;
-    struct nl_place *places = malloc(n * sizeof *places + 1);
-    if (places == NULL) {
-        return NL_ENOMEM;
+// By key, keeping the order of equal ones: the keys are stamps within days or weeks of each other,
+// so three passes do, where a comparing sort needs twenty.
+static struct nl_place *sort_by_key(struct nl_place *places, struct nl_place *spare, uint32_t n) {
+    uint64_t least = UINT64_MAX, most = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        least = places[i].key < least ? places[i].key : least;
+        most = places[i].key > most ? places[i].key : most;
     }
-    collect_places(state, kind, places);
-    qsort(places, n, sizeof *places, compare_places);
+    for (unsigned shift = 0; n > 1 && shift < 64 && (most - least) >> shift != 0;
+         shift += DIGIT_BITS) {
+        sort_by_digit(places, spare, n, least, shift);
+        struct nl_place *sorted = spare;
+        spare = places;
+        places = sorted;
+    }
+    return places;
+}
+
+// Sorted places of one or several trees.
+static void build_trees(struct nl_state *state, enum nl_order_kind kind, struct nl_place *places,
+                        uint32_t n) {
+    uint32_t size;
     for (uint32_t at = 0; at < n; at += size) {
         size = 1;
         while (at + size < n && places[at + size].tree == places[at].tree) {
@@ -313,6 +352,25 @@ static int order_tasks(struct nl_state *state, enum nl_order_kind kind) {
         *nl_task_order_root(state, task, kind) =
             nl_order_build(&state->tasks, kind, places + at, size);
     }
+}
+
+static void order_tasks(struct nl_state *state, enum nl_order_kind kind, struct nl_place *places,
+                        struct nl_place *spare) {
+    uint32_t front = collect_places(state, kind, places);
+    uint32_t back = state->tasks.count - front;
+    qsort(places + front, back, sizeof *places, compare_places);
+    build_trees(state, kind, places + front, back);
+    build_trees(state, kind, sort_by_key(places, spare, front), front);
+}
+
+static int order_all_tasks(struct nl_state *state) {
+    size_t n = state->tasks.count;
+    struct nl_place *places = malloc(2 * n * sizeof *places + 1);
+    if (places == NULL) {
+        return NL_ENOMEM;
+    }
+    order_tasks(state, NL_ORDER_ALL, places, places + n);
+    order_tasks(state, NL_ORDER_LIFE, places, places + n);
     free(places);
     return NL_OK;
 }
@@ -364,8 +422,7 @@ static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *heade
         (rv = load_records(r, NL_FRAME_PROPOSER, header->proposers)) != NL_OK ||
         (rv = load_records(r, NL_FRAME_AGENT, header->agents)) != NL_OK ||
         (rv = load_records(r, NL_FRAME_TASK, header->tasks)) != NL_OK ||
-        (rv = order_tasks(r->state, NL_ORDER_ALL)) != NL_OK ||
-        (rv = order_tasks(r->state, NL_ORDER_LIFE)) != NL_OK) {
+        (rv = order_all_tasks(r->state)) != NL_OK) {
         return rv;
     }
     return check_footer(r, header->nodes + header->proposers + header->agents + header->tasks);

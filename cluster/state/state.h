@@ -195,6 +195,8 @@ const struct nl_node *nl_state_node(const struct nl_state *state, uint64_t node_
 const struct nl_task *nl_state_agent_task_next(const struct nl_state *state,
                                                const struct nl_agent *agent,
                                                const struct nl_task *after);
+// How many of its tasks are RUNNING; O(1).
+uint32_t nl_state_agent_running(const struct nl_state *state, const struct nl_agent *agent);
 // All tasks, newest first: falling (created_ms, id). To resume after a task that was pruned in
 // between, nl_state_task_older gives the first task that sorts after (created_ms, id).
 const struct nl_task *nl_state_task_next_older(const struct nl_state *state,

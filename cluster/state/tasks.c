@@ -60,6 +60,7 @@ int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t age
     state->counts.tasks[task->state]++;
     state->counts.tasks_total++;
     state->counts.tasks_terminal += nl_task_is_terminal(task->state);
+    nl_table_link(&state->agents, agent_slot)->running += task->state == NL_TASK_RUNNING;
     nl_rehash(state, &rec->head, nl_hash_task(task));
     return NL_OK;
 }
@@ -112,8 +113,8 @@ static void retire(struct nl_state *state, struct nl_task_rec *rec, struct nl_ag
 int nl_task_commit(struct nl_apply *a, struct nl_task_rec *rec, enum nl_task_state old) {
     struct nl_state *state = a->state;
     struct nl_agent_rec *agent = NULL;
+    uint32_t slot = nl_table_link(&state->tasks, rec->head.slot)->agent;
     if (nl_task_is_terminal(rec->task.state) && !nl_task_is_terminal(old)) {
-        uint32_t slot = nl_table_link(&state->tasks, rec->head.slot)->agent;
         int rv = nl_agent_edit(state, slot, &agent);
         if (rv != NL_OK) {
             return rv;
@@ -122,6 +123,9 @@ int nl_task_commit(struct nl_apply *a, struct nl_task_rec *rec, enum nl_task_sta
     }
     state->counts.tasks[old]--;
     state->counts.tasks[rec->task.state]++;
+    struct nl_link *of_agent = nl_table_link(&state->agents, slot);
+    of_agent->running -= old == NL_TASK_RUNNING;
+    of_agent->running += rec->task.state == NL_TASK_RUNNING;
     rec->task.version++;
     nl_rehash(state, &rec->head, nl_hash_task(&rec->task));
     nl_emit_task(a, NL_EFFECT_TASK, &rec->task, old);
@@ -180,6 +184,11 @@ const struct nl_task *nl_state_agent_task_next(const struct nl_state *state,
     uint32_t slot = after == NULL ? nl_task_active_first(state, agent_slot)
                                   : nl_task_active_next(state, slot_of(after));
     return task_at(state, slot);
+}
+
+uint32_t nl_state_agent_running(const struct nl_state *state, const struct nl_agent *agent) {
+    uint32_t slot = NL_CONTAINER(agent, struct nl_agent_rec, agent)->head.slot;
+    return nl_table_link(&state->agents, slot)->running;
 }
 
 const struct nl_task *nl_state_task_next_older(const struct nl_state *state,
