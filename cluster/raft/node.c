@@ -72,11 +72,17 @@ static void bound_log(struct nl_raft_node *node) {
     if (g->snapshot != NULL || g->log_entries == 0) {
         return;
     }
+    // A snapshot costs in proportion to the whole state, a longer log at the next start to its own
+    // length: with a million tasks every 8192 entries would mean snapshots without a pause.
+    struct nl_state_counts counts;
+    nl_state_counts(o->state, &counts);
+    uint64_t threshold = counts.tasks_total / 16;
+    threshold = threshold < o->snapshot_threshold ? o->snapshot_threshold : threshold;
     bool large = g->log_bytes > o->snapshot_bytes;
     uint64_t trailing = o->snapshot_bytes / 4 / (g->log_bytes / g->log_entries + 1);
     trailing = trailing < TRAILING_MIN ? TRAILING_MIN : trailing;
     trailing = trailing < o->snapshot_trailing ? trailing : o->snapshot_trailing;
-    raft_set_snapshot_threshold(&node->raft, large ? 1 : o->snapshot_threshold);
+    raft_set_snapshot_threshold(&node->raft, large ? 1 : (unsigned)threshold);
     raft_set_snapshot_trailing(&node->raft, (unsigned)trailing);
 }
 
