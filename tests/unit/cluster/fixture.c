@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/base/crypto.h"
 #include "common/base/err.h"
 
 enum { WAIT_MS = 30000 };
@@ -42,15 +43,21 @@ static void on_fatal(void *user, const char *why) {
 
 // ---- ports and files -----------------------------------------------------------
 
+// Below the range that the kernel gives to outgoing connections: it is free later, too.
 static uint16_t free_port(void) {
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t len = sizeof addr;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof addr), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
-    close(fd);
-    return ntohs(addr.sin_port);
+    for (;;) {
+        uint16_t r = 0;
+        nl_random_bytes(&r, sizeof r);
+        struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+        addr.sin_port = htons((uint16_t)(10000 + r % 22000));
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_true(fd >= 0);
+        bool is_free = bind(fd, (struct sockaddr *)&addr, sizeof addr) == 0;
+        close(fd);
+        if (is_free) {
+            return ntohs(addr.sin_port);
+        }
+    }
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {

@@ -1,8 +1,10 @@
 """Real nodelinkd processes on loopback, and agents made of Python, for smoke.py."""
 
+import contextlib
 import hashlib
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -34,9 +36,12 @@ TOKEN = "an-admin-token"
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below the range that the kernel gives to outgoing connections: it is free later, too."""
+    while True:
+        port = random.randint(10000, 32000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(what, condition, seconds=20):
@@ -115,19 +120,24 @@ class Cluster:
             node.write_conf(extra)
 
     def __enter__(self):
-        for node in self.nodes:
-            node.start()
-        wait_for("a leader", lambda: all(n.status().leader_id for n in self.nodes), 30)
-        wait_for("all nodes up",
-                 lambda: all(m.up for n in self.nodes for m in n.status().members), 30)
+        try:
+            for node in self.nodes:
+                node.start()
+            wait_for("a leader", lambda: all(n.status().leader_id for n in self.nodes), 30)
+            wait_for("all nodes up",
+                     lambda: all(m.up for n in self.nodes for m in n.status().members), 30)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, kind, value, trace):
         codes = {}
         for node in self.nodes:
-            if node.process.poll() is None:
+            if node.process and node.process.poll() is None:
                 codes[node.name] = node.stop() if not kind else node.kill()
-        logs = {n.name: open(n.log, errors="replace").read() for n in self.nodes}
+        logs = {n.name: open(n.log, errors="replace").read() for n in self.nodes
+                if os.path.exists(n.log)}
         bad = [k for k, v in logs.items()
                if "Sanitizer" in v or "runtime error" in v or "Assertion" in v]
         if kind or bad or any(codes.values()):
