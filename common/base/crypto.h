@@ -1,5 +1,5 @@
 // Random bytes, SHA-256, HMAC-SHA-256, hex, constant-time compare (OpenSSL; the only
-// includer of openssl/ below common/rpc and cluster/raft).
+// includers of openssl/ are this, tls_files.c and cluster/raft/tls_*.c).
 #ifndef NODELINK_COMMON_BASE_CRYPTO_H
 #define NODELINK_COMMON_BASE_CRYPTO_H
 

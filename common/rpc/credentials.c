@@ -1,191 +1,26 @@
-// TLS from files that may be replaced while we run. A server looks at them at each handshake, a
-// channel at each call. Files that don't make a working pair are not taken: the last good ones
-// stay, since a rotation writes one file after the other.
+// TLS from files that may be replaced while we run (common/base/tls_files.h). A server looks at
+// them at each handshake, a channel at each call.
 
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
-#include "common/base/clock.h"
-#include "common/base/fs.h"
+#include "common/base/err.h"
+#include "common/base/tls_files.h"
 #include "common/rpc/internal.h"
 
-#define PEM_BYTES_MAX (1u << 20)
-// A file as young as this may change again without a new time stamp.
-#define SETTLED_MS 2000
-
-enum { CA, CERT, KEY, FILES };
-
-// What a file's stat says of its content.
-struct stamp {
-    dev_t dev;
-    ino_t inode;
-    off_t size;
-    struct timespec modified, changed;
-};
-
 struct nl_rpc_tls_files {
-    bool is_server;      // [const]
-    char *paths[FILES];  // [const] owned; NULL: not used
+    bool asks_clients;  // [const] server: they need a certificate
     pthread_mutex_t mutex;
-    struct stamp stamps[FILES];  // [lock] of what was last looked at, good or not
-    char *pem[FILES];            // [lock] the last good ones; owned
+    struct nl_tls_files *files;  // [lock]
     bool fetched;                // [lock] gRPC has had a configuration
 };
 
-// ---- what the files hold ---------------------------------------------------
-
-static int no_password(char *out, int size, int writing, void *user) {
-    (void)out;
-    (void)size;
-    (void)writing;
-    (void)user;
-    return 0;  // instead of asking at the terminal
-}
-
-static X509 *parse_cert(const char *pem) {
-    BIO *bio = BIO_new_mem_buf(pem, -1);
-    X509 *cert = bio != NULL ? PEM_read_bio_X509(bio, NULL, no_password, NULL) : NULL;
-    BIO_free(bio);
-    return cert;
-}
-
-static EVP_PKEY *parse_key(const char *pem) {
-    BIO *bio = BIO_new_mem_buf(pem, -1);
-    EVP_PKEY *key = bio != NULL ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
-    BIO_free(bio);
-    return key;
-}
-
-// NULL, or what is wrong with them.
-static const char *check_pair(const char *cert_pem, const char *key_pem) {
-    X509 *cert = parse_cert(cert_pem);
-    EVP_PKEY *key = parse_key(key_pem);
-    const char *wrong = NULL;
-    if (cert == NULL) {
-        wrong = "holds no PEM certificate";
-    } else if (key == NULL) {
-        wrong = "has a key file without a usable PEM private key";
-    } else if (X509_check_private_key(cert, key) != 1) {
-        wrong = "does not belong to the private key";
-    }
-    X509_free(cert);
-    EVP_PKEY_free(key);
-    ERR_clear_error();
-    return wrong;
-}
-
-static const char *check_ca(const char *pem) {
-    X509 *cert = parse_cert(pem);
-    const char *wrong = cert == NULL ? "holds no PEM certificate" : NULL;
-    X509_free(cert);
-    ERR_clear_error();
-    return wrong;
-}
-
-static int check(const struct nl_rpc_tls_files *files, char *const pem[FILES], char *error_text,
-                 size_t error_size) {
-    const char *path = files->paths[CA];
-    const char *wrong = pem[CA] != NULL ? check_ca(pem[CA]) : NULL;
-    if (wrong == NULL && pem[CERT] != NULL) {
-        path = files->paths[CERT];
-        wrong = check_pair(pem[CERT], pem[KEY]);
-    }
-    if (wrong != NULL) {
-        snprintf(error_text, error_size, "%s %s", path, wrong);
-        return NL_EINVAL;
-    }
-    return NL_OK;
-}
-
-// ---- reading ---------------------------------------------------------------
-
-static void free_pem(char *pem[FILES]) {
-    for (int i = 0; i < FILES; i++) {
-        if (pem[i] != NULL) {
-            OPENSSL_cleanse(pem[i], strlen(pem[i]));
-            free(pem[i]);
-            pem[i] = NULL;
-        }
-    }
-}
-
-static int read_all(const struct nl_rpc_tls_files *files, char *pem[FILES], char *error_text,
-                    size_t error_size) {
-    for (int i = 0; i < FILES; i++) {
-        size_t len;
-        if (files->paths[i] == NULL) {
-            continue;
-        }
-        int rc = nl_fs_read(files->paths[i], PEM_BYTES_MAX, &pem[i], &len);
-        if (rc != NL_OK) {
-            snprintf(error_text, error_size, "%s: %s", files->paths[i], nl_strerror(rc));
-            free_pem(pem);
-            return NL_EIO;
-        }
-    }
-    return NL_OK;
-}
-
-static struct stamp look(const char *path) {
-    struct stamp stamp;
-    memset(&stamp, 0, sizeof stamp);
-    struct stat st;
-    if (path != NULL && stat(path, &st) == 0) {
-        stamp.dev = st.st_dev;
-        stamp.inode = st.st_ino;
-        stamp.size = st.st_size;
-        stamp.modified = st.st_mtim;
-        stamp.changed = st.st_ctim;
-    }
-    return stamp;
-}
-
-static bool is_young(const struct stamp *stamp) {
-    uint64_t changed_ms = (uint64_t)stamp->changed.tv_sec * 1000;
-    return nl_clock_wall_ms() < changed_ms + SETTLED_MS;
-}
-
-static bool look_again(struct nl_rpc_tls_files *files) {
-    bool changed = false;
-    for (int i = 0; i < FILES; i++) {
-        struct stamp stamp = look(files->paths[i]);
-        changed |= memcmp(&stamp, &files->stamps[i], sizeof stamp) != 0 || is_young(&stamp);
-        files->stamps[i] = stamp;
-    }
-    return changed;
-}
-
-static bool same(char *const a[FILES], char *const b[FILES]) {
-    for (int i = 0; i < FILES; i++) {
-        if (a[i] != NULL && strcmp(a[i], b[i]) != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
 // The mutex is held. True: new ones were taken.
 static bool reload(struct nl_rpc_tls_files *files) {
-    if (!look_again(files)) {
-        return false;
-    }
     char ignored[256];
-    char *pem[FILES] = {NULL};
-    if (read_all(files, pem, ignored, sizeof ignored) != NL_OK) {
-        return false;
-    }
-    if (same(pem, files->pem) || check(files, pem, ignored, sizeof ignored) != NL_OK) {
-        free_pem(pem);
-        return false;
-    }
-    free_pem(files->pem);
-    memcpy(files->pem, pem, sizeof pem);
-    return true;
+    bool is_new = false;
+    nl_tls_files_reload(files->files, false, &is_new, ignored, sizeof ignored);
+    return is_new;
 }
 
 bool nl_rpc_tls_reload(struct nl_rpc_tls_files *files) {
@@ -197,48 +32,30 @@ bool nl_rpc_tls_reload(struct nl_rpc_tls_files *files) {
 
 // ---- open, close -----------------------------------------------------------
 
-static bool copy_path(char **to, const char *path) {
-    *to = path != NULL ? strdup(path) : NULL;
-    return path == NULL || *to != NULL;
-}
-
 void nl_rpc_tls_close(struct nl_rpc_tls_files *files) {
     if (files == NULL) {
         return;
     }
-    free_pem(files->pem);
-    for (int i = 0; i < FILES; i++) {
-        free(files->paths[i]);
-    }
+    nl_tls_files_close(files->files);
     pthread_mutex_destroy(&files->mutex);
     free(files);
 }
 
-static int load_first(struct nl_rpc_tls_files *files, char *error_text, size_t error_size) {
-    bool pair = files->paths[CERT] != NULL && files->paths[KEY] != NULL;
-    bool half = files->paths[CERT] != NULL || files->paths[KEY] != NULL;
-    if (pair != half || (files->is_server && !pair)) {
+int nl_rpc_tls_open(const struct nl_rpc_tls *tls, bool is_server, struct nl_rpc_tls_files **ret,
+                    char *error_text, size_t error_size) {
+    if (is_server && tls->cert_file == NULL) {
         snprintf(error_text, error_size, "TLS needs both a certificate and a key file");
         return NL_EINVAL;
     }
-    look_again(files);
-    int rc = read_all(files, files->pem, error_text, error_size);
-    return rc == NL_OK ? check(files, files->pem, error_text, error_size) : rc;
-}
-
-int nl_rpc_tls_open(const struct nl_rpc_tls *tls, bool is_server, struct nl_rpc_tls_files **ret,
-                    char *error_text, size_t error_size) {
     struct nl_rpc_tls_files *files = calloc(1, sizeof *files);
     if (files == NULL) {
         snprintf(error_text, error_size, "no memory");
         return NL_ENOMEM;
     }
-    files->is_server = is_server;
+    files->asks_clients = is_server && tls->ca_file != NULL;
     pthread_mutex_init(&files->mutex, NULL);
-    bool ok = copy_path(&files->paths[CA], tls->ca_file) &&
-              copy_path(&files->paths[CERT], tls->cert_file) &&
-              copy_path(&files->paths[KEY], tls->key_file);
-    int rc = ok ? load_first(files, error_text, error_size) : NL_ENOMEM;
+    int rc = nl_tls_files_open(tls->ca_file, tls->cert_file, tls->key_file, &files->files,
+                               error_text, error_size);
     if (rc != NL_OK) {
         nl_rpc_tls_close(files);
         return rc;
@@ -256,10 +73,10 @@ static grpc_ssl_certificate_config_reload_status fetch(
     pthread_mutex_lock(&files->mutex);
     bool fresh = reload(files) || !files->fetched;
     if (fresh) {
-        grpc_ssl_pem_key_cert_pair pair = {.private_key = files->pem[KEY],
-                                           .cert_chain = files->pem[CERT]};
+        struct nl_tls_pem pem = nl_tls_files_pem(files->files);
+        grpc_ssl_pem_key_cert_pair pair = {.private_key = pem.key, .cert_chain = pem.cert};
         // gRPC asserts that there are roots, even if no client is asked for a certificate.
-        const char *roots = files->pem[CA] != NULL ? files->pem[CA] : files->pem[CERT];
+        const char *roots = pem.ca != NULL ? pem.ca : pem.cert;
         *config = grpc_ssl_server_certificate_config_create(roots, &pair, 1);
         files->fetched = true;
     }
@@ -270,8 +87,8 @@ static grpc_ssl_certificate_config_reload_status fetch(
 
 grpc_server_credentials *nl_rpc_tls_server(struct nl_rpc_tls_files *files) {
     grpc_ssl_client_certificate_request_type ask =
-        files->paths[CA] != NULL ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
-                                 : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE;
+        files->asks_clients ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                            : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE;
     grpc_ssl_server_credentials_options *options =
         grpc_ssl_server_credentials_create_options_using_config_fetcher(ask, fetch, files);
     return grpc_ssl_server_credentials_create_with_options(options);
@@ -279,10 +96,10 @@ grpc_server_credentials *nl_rpc_tls_server(struct nl_rpc_tls_files *files) {
 
 grpc_channel_credentials *nl_rpc_tls_channel(struct nl_rpc_tls_files *files) {
     pthread_mutex_lock(&files->mutex);
-    grpc_ssl_pem_key_cert_pair pair = {.private_key = files->pem[KEY],
-                                       .cert_chain = files->pem[CERT]};
-    grpc_channel_credentials *credentials = grpc_ssl_credentials_create_ex(
-        files->pem[CA], files->pem[KEY] != NULL ? &pair : NULL, NULL, NULL);
+    struct nl_tls_pem pem = nl_tls_files_pem(files->files);
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = pem.key, .cert_chain = pem.cert};
+    grpc_channel_credentials *credentials =
+        grpc_ssl_credentials_create_ex(pem.ca, pem.key != NULL ? &pair : NULL, NULL, NULL);
     pthread_mutex_unlock(&files->mutex);
     return credentials;
 }
