@@ -271,14 +271,17 @@ def _backwards(what, done):
 
 
 def gaps_of(run, f):
-    """Longest time in seconds without an ok of f under load, and the latencies."""
+    """Longest times without an ok of f under load, and the latencies."""
     begin, end = run.loaded
     done = [(c, e) for c, e in pairs(run.ops) if c.f == f and e and e.type == OK]
-    times = [e.time for _, e in done if begin <= e.time <= end]
+    times = sorted(e.time for _, e in done if begin <= e.time <= end)
     points = [begin, *times, end] if times else []
-    longest = max((b - a for a, b in zip(points, points[1:])), default=None)
+    longest = sorted(((b - a, a) for a, b in zip(points, points[1:])), reverse=True)
     latencies = sorted((e.time - c.time) / 1e6 for c, e in done)
-    result = {"ok": len(done), "longest_gap_s": None if longest is None else longest / 1e9}
+    result = {"ok": len(done), "longest_gap_s": longest[0][0] / 1e9 if longest else None}
+    result["next_gaps_s"] = [round(g / 1e9, 3) for g, _ in longest[1:5]]
+    if longest:
+        result["longest_at_s"] = (longest[0][1] - begin) / 1e9
     if latencies:
         for name, q in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
             result[f"{name}_ms"] = latencies[int(q * (len(latencies) - 1))]

@@ -19,6 +19,7 @@ QUIET_S = 5  # load without faults, at the beginning
 RECOVER_S = 60
 ENDS_S = 60
 PROGRESS_S = 30
+REMEMBERED = 4096  # tasks, by each supervisor (agent/supervisor/README.md)
 TASK = pathlib.Path(os.environ.get("NL_JEPSEN_TASK", BIN.parent / "tests/jepsen_task"))
 
 
@@ -90,8 +91,13 @@ def one_run(cluster, args, make_nemesis, store):
     final_reads(cluster, run, store.say)
     collect(run, history, journal, load, nemesis, watcher, cluster)
     store.raw(run)
-    warm_up = max(60, min(args.minutes * 60 * 0.4, 1.2 * args.retention / args.rate))
-    return checkers.judge(run, growth={"warm_up_s": warm_up}, gaps={"limit_s": 10.0 * SLOW})
+    return checkers.judge(run, growth={"warm_up_s": warm_up(args)}, gaps={"limit_s": 10.0 * SLOW})
+
+
+def warm_up(args):
+    """Seconds until everything that is kept up to a bound has come to it: nodes' ended tasks,
+    supervisors' memory of what they must not start again."""
+    return max(60, 1.2 * max(args.retention, REMEMBERED * args.agents) / args.rate)
 
 
 def progress(store, history, seconds, after=0):

@@ -405,6 +405,21 @@ def test_concurrent_reads_may_differ():
     assert checkers.judge(run)["reads"]["valid"] is True
 
 
+def test_gaps_are_between_ends_not_beginnings():
+    """A slow operation ends between others that began after it."""
+    run = good_run()
+    run.loaded = (0, 2000 * MS)
+    fields = {"task": "t1", "node": "n1", "index": 99}
+    for process, begin, end in ((50, 600, 1400), (51, 700, 900), (52, 1500, 1600)):
+        run.ops.append(Op(process, INVOKE, "submit", fields, begin * MS))
+        run.ops.append(Op(process, OK, "submit", fields, end * MS))
+    figures = checkers.gaps_of(run, "submit")
+    # 310 ms (the last of good_run), 900, 1400, 1600, 2000 (the end of the load)
+    assert figures["longest_gap_s"] == pytest.approx(0.59)
+    assert figures["longest_at_s"] == pytest.approx(0.31)
+    assert figures["next_gaps_s"][:3] == pytest.approx([0.5, 0.4, 0.2])
+
+
 # ---- parts --------------------------------------------------------------------------
 
 
