@@ -153,12 +153,6 @@ static int guard_truncate(struct raft_io *io, raft_index index) {
     return must(g, "truncating the log", rv);
 }
 
-static int guard_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
-                              raft_io_snapshot_get_cb cb) {
-    struct nl_guard *g = of_io(io);
-    return pass(g, g->inner.snapshot_get(&g->inner, req, cb));
-}
-
 static raft_time guard_time(struct raft_io *io) {
     struct nl_guard *g = of_io(io);
     return g->inner.time(&g->inner);
@@ -190,13 +184,48 @@ static void on_tick(struct raft_io *inner) {
     stepped(g);
 }
 
-// A snapshot that comes while another one is being installed is ignored by libraft 0.22, which
-// then forgets to free it. The leader sends it again when the first one didn't do.
-static bool drop_second_snapshot(const struct nl_guard *g, struct raft_message *message) {
+// A follower commits up to min(leader's commit, last entry of the message). libraft 0.22 sets its
+// commit index to that even if it is further already (a heartbeat behind an older entry, as in
+// probing and while a snapshot is under way), and soon dies of an assertion. With the minimum taken
+// here, the follower's own comparison keeps it from going back.
+static void bound_commit(struct raft_append_entries *args) {
+    raft_index last = args->prev_log_index + args->n_entries;
+    if (args->leader_commit > last) {
+        args->leader_commit = last;
+    }
+}
+
+// The front of our log up to `trail.offset` is in our snapshot only. A leader that missed our
+// answers may go on from an entry there; libraft 0.22 then says that it lacks that entry, which
+// aborts a leader that knows better, or stores entries from the first one on once more. What a
+// snapshot holds is committed, so a leader of this term has the same: the message becomes a
+// heartbeat behind the snapshot, and the answer tells the leader where to go on.
+static void skip_compacted(const struct raft *raft, struct raft_append_entries *args) {
+    const struct raft_trail *trail = &raft->trail;
+    if (args->term < raft_current_term(raft) || raft->snapshot.installing ||
+        args->prev_log_index > trail->offset || args->prev_log_index >= trail->snapshot.index) {
+        return;
+    }
+    if (args->n_entries > 0) {
+        raft_free(args->entries[0].batch);
+        raft_free(args->entries);
+    }
+    args->entries = NULL;
+    args->n_entries = 0;
+    args->prev_log_index = trail->snapshot.index;
+    args->prev_log_term = trail->snapshot.term;
+    bound_commit(args);
+}
+
+// Snapshots that libraft 0.22 must not see; the leader sends its snapshot again when it has to.
+// One that comes while another one is being installed is ignored, and then never freed. One of an
+// older term is answered with "accepted, my log ends at" and a number that was never set: its
+// sender, leading again by now, takes its whole log for stored there and commits what is not.
+static bool drop_snapshot(const struct nl_guard *g, struct raft_message *message) {
     const struct raft *raft = g->io.data;
     struct raft_install_snapshot *args = &message->install_snapshot;
-    if (message->type != RAFT_INSTALL_SNAPSHOT || !raft->snapshot.installing ||
-        args->term != raft_current_term(raft)) {
+    if (message->type != RAFT_INSTALL_SNAPSHOT || args->term > raft_current_term(raft) ||
+        (args->term == raft_current_term(raft) && !raft->snapshot.installing)) {
         return false;
     }
     raft_configuration_close(&args->conf);
@@ -210,7 +239,10 @@ static void on_recv(struct raft_io *inner, struct raft_message *message) {
     if (peer != NULL) {
         peer->seen_ms = nl_clock_mono_ms();
     }
-    if (!drop_second_snapshot(g, message)) {
+    if (message->type == RAFT_APPEND_ENTRIES && !g->closing) {
+        skip_compacted(g->io.data, &message->append_entries);
+    }
+    if (!drop_snapshot(g, message)) {
         g->recv_cb(&g->io, message);  // when closing it only frees the message
     }
     stepped(g);
@@ -395,6 +427,58 @@ static int guard_snapshot_put(struct raft_io *io, unsigned trailing,
     return trailing == 0 ? install(put) : take(put);
 }
 
+struct guard_get {
+    struct raft_io_snapshot_get req;
+    struct nl_guard *guard;
+    struct raft_io_snapshot_get *orig;
+    raft_io_snapshot_get_cb cb;
+};
+
+// libraft 0.22 frees fields that it never set when a snapshot can't be read, so it must not hear of
+// that: the node stops, or, while it closes anyway, keeps a few bytes.
+static void on_snapshot_got(struct raft_io_snapshot_get *req, struct raft_snapshot *snapshot,
+                            int status) {
+    struct guard_get *get = req->data;
+    struct nl_guard *g = get->guard;
+    struct raft_io_snapshot_get *orig = get->orig;
+    raft_io_snapshot_get_cb cb = get->cb;
+    free(get);
+    if (status == 0) {
+        g->read_index = snapshot->index;
+        g->read_term = snapshot->term;
+        cb(orig, snapshot, status);
+    } else if (!g->closing) {
+        fatal(g, "reading a snapshot", status);
+    }
+}
+
+static int guard_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
+                              raft_io_snapshot_get_cb cb) {
+    struct nl_guard *g = of_io(io);
+    struct guard_get *get = calloc(1, sizeof *get);
+    if (get == NULL) {
+        return must(g, "reading a snapshot", RAFT_NOMEM);
+    }
+    get->guard = g;
+    get->orig = req;
+    get->cb = cb;
+    get->req.data = get;
+    int rv = g->inner.snapshot_get(&g->inner, &get->req, on_snapshot_got);
+    if (rv != 0) {
+        free(get);
+    }
+    return must(g, "reading a snapshot", rv);
+}
+
+// When a newer snapshot was stored since libraft decided to send one, it sends the newer one's
+// index and bytes with the older one's term: the follower's log would not match anybody's. It
+// calls this from on_snapshot_got.
+static void set_snapshot_term(const struct nl_guard *g, struct raft_install_snapshot *args) {
+    if (args->last_index == g->read_index) {
+        args->last_term = g->read_term;
+    }
+}
+
 // ---- send ----------------------------------------------------------------------
 
 static size_t message_bytes(const struct raft_message *message) {
@@ -445,17 +529,6 @@ static bool has_room(const struct nl_guard_peer *peer, const struct raft_message
            (peer->queued_bytes == 0 || peer->queued_bytes + bytes <= PEER_BYTES_MAX);
 }
 
-// A follower commits up to min(leader's commit, last entry of the message). libraft 0.22 sets its
-// commit index to that even if it is further already (a heartbeat behind an older entry, as in
-// probing and while a snapshot is under way), and soon dies of an assertion. With the minimum taken
-// here, the follower's own comparison keeps it from going back.
-static void bound_commit(struct raft_append_entries *args) {
-    raft_index last = args->prev_log_index + args->n_entries;
-    if (args->leader_commit > last) {
-        args->leader_commit = last;
-    }
-}
-
 static int guard_send(struct raft_io *io, struct raft_io_send *req,
                       const struct raft_message *message, raft_io_send_cb cb) {
     struct nl_guard *g = of_io(io);
@@ -465,6 +538,8 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     struct raft_message bounded = *message;
     if (message->type == RAFT_APPEND_ENTRIES) {
         bound_commit(&bounded.append_entries);
+    } else if (message->type == RAFT_INSTALL_SNAPSHOT) {
+        set_snapshot_term(g, &bounded.install_snapshot);
     }
     // An error returned here would end in an assertion of the library; a message that is lost
     // would not.

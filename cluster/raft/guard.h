@@ -59,6 +59,7 @@ struct nl_guard {
     bool inner_closed;
     struct nl_guard_append *appends;     // under way, oldest first
     struct nl_guard_snapshot *snapshot;  // under way, or NULL
+    uint64_t read_index, read_term;      // of the snapshot that was last read to be sent
     struct nl_reaper reaper;             // closing waits for it
     struct nl_guard_peer peers[NL_GUARD_PEERS_MAX];
     unsigned n_peers;
