@@ -24,6 +24,7 @@ enum {
     SNAPSHOT_TRAILING = 4096,
     SECRET_LEN_MIN = 16,
     STATFS_MS = 1000,
+    APPEND_P99_MS = 1000,
 };
 #define SNAPSHOT_BYTES ((uint64_t)256 * 1024 * 1024)
 #define DISK_FREE_MIN ((uint64_t)64 * 1024 * 1024)
@@ -159,6 +160,10 @@ static void on_tick(uv_timer_t *timer) {
     nl_read_tick(cluster, now_ms);
     nl_links_tick(cluster, now_ms);
     step_down_tick(cluster, now_ms);
+    if (now_ms - cluster->append_p99_at_ms >= APPEND_P99_MS) {
+        cluster->append_p99_us = nl_raft_append_p99_us(cluster->raft);
+        cluster->append_p99_at_ms = now_ms;
+    }
     watch_disk(cluster, now_ms);
 }
 

@@ -235,11 +235,13 @@ struct nl_cluster {
     bool statfs_under_way;
     bool disk_full;
     uint64_t statfs_at_ms;
+    uint64_t give_up_lead_at_ms;  // not before
     unsigned handles;  // not yet closed
 
     struct nl_raft_info info;  // as of the last step
     uint64_t leader_since_ms;  // of info.leader, known or not
     struct nl_loop_lag lag;
+    uint64_t append_p99_us, append_p99_at_ms;  // found out once in a while
 
     struct nl_cluster_peer_status peer_status;  // what nl_cluster_peer_next points to
 

@@ -201,7 +201,7 @@ void nl_cluster_status(struct nl_cluster *cluster, struct nl_cluster_status *ret
         .leader_known_ms = info->leader != 0 ? since : 0,
         .leaderless_ms = info->leader != 0 ? 0 : since,
         .quorum = info->role == NL_RAFT_LEADER ? leader_hears_majority(cluster) : info->leader != 0,
-        .fsync_p99_us = nl_raft_append_p99_us(cluster->raft),
+        .fsync_p99_us = cluster->append_p99_us,
         .proposals_in_flight = nl_core_pending(cluster->proposer.core),
         .snapshots_taken = info->snapshots_taken,
         .loop_lag_us = nl_loop_lag_recent(&cluster->lag.second),
