@@ -12,6 +12,7 @@ enum { DEFAULT_TIMEOUT_MS = 10000, TIMEOUT_MS_MAX = 60000, MARGIN_MS = 150 };
 
 const struct nl_rpc_method nl_control_methods[] = {
     {"SubmitTask", NL_RPC_UNARY, nl_control_submit, NULL},
+    {"SubmitTasks", NL_RPC_BIDI, NULL, nl_control_submits},
     {"GetTask", NL_RPC_UNARY, nl_control_get_task, NULL},
     {"ListTasks", NL_RPC_UNARY, nl_control_list_tasks, NULL},
     {"CancelTask", NL_RPC_UNARY, nl_control_cancel, NULL},
@@ -120,10 +121,37 @@ static void op_free(struct nl_control_op *op) {
     free(op);
 }
 
+void nl_control_op_name(struct nl_control_op *op, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    if (vasprintf(&op->text, fmt, args) < 0) {
+        op->text = NULL;
+    }
+    va_end(args);
+    op->what = op->text != NULL ? op->text : "the request";
+}
+
+static void tell_v(struct nl_control_op *op, enum nl_rpc_code code, const char *fmt, va_list args) {
+    char text[1024];
+    if (op->tell == NULL) {
+        fail_v(op->call, code, fmt, args);
+        return;
+    }
+    vsnprintf(text, sizeof text, fmt, args);
+    op->tell(op, code, text);
+}
+
+void nl_control_op_tell(struct nl_control_op *op, enum nl_rpc_code code, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    tell_v(op, code, fmt, args);
+    va_end(args);
+}
+
 void nl_control_op_fail(struct nl_control_op *op, enum nl_rpc_code code, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    fail_v(op->call, code, fmt, args);
+    tell_v(op, code, fmt, args);
     va_end(args);
     op_free(op);
 }

@@ -10,11 +10,13 @@
 #include "server/server.h"
 
 struct nl_watches;
+struct nl_submits;
 
 struct nl_control {
     struct nl_server *server;
     struct nl_watches *watches;
-    uint32_t operations;  // under way
+    struct nl_submits *submits;  // open streams
+    uint32_t operations;         // under way
 };
 
 struct nl_control *nl_control_new(struct nl_server *server);  // NULL: no memory
@@ -23,6 +25,7 @@ void nl_control_free(struct nl_control *control);             // nothing under w
 // The methods; `user` of each is the nl_server.
 extern const struct nl_rpc_method nl_control_methods[];
 void nl_control_submit(struct nl_rpc_call *call, void *user, ProtobufCMessage *request);
+void nl_control_submits(struct nl_rpc_call *call, void *user);
 void nl_control_get_task(struct nl_rpc_call *call, void *user, ProtobufCMessage *request);
 void nl_control_list_tasks(struct nl_rpc_call *call, void *user, ProtobufCMessage *request);
 void nl_control_cancel(struct nl_rpc_call *call, void *user, ProtobufCMessage *request);
@@ -42,18 +45,27 @@ struct nl_control_op {
     ProtobufCMessage *request;  // owned
     uint64_t min_index;
     bool stale;
-    char *text;        // owned, for the method; or NULL
+    char *text;        // owned, see nl_control_op_name; or NULL
     const char *what;  // "task t1 on agent a1 ..." for error texts; points to `text`
     // Read: the state may be looked at; write: what became of the command.
     void (*read_done)(struct nl_control_op *op, Nodelink__V1__ReplyHeader *header);
     void (*write_done)(struct nl_control_op *op, struct nl_outcome outcome,
                        Nodelink__V1__ReplyHeader *header);
+    // How a failure is told; NULL: it ends the call.
+    void (*tell)(struct nl_control_op *op, enum nl_rpc_code code, const char *text);
+    void *user;  // for the method
 };
 
 // Takes the request; NULL: no memory, the call is ended and the request freed.
 struct nl_control_op *nl_control_op_new(struct nl_server *server, struct nl_rpc_call *call,
                                         ProtobufCMessage *request);
-// Ends the call with a text and frees the operation.
+// What it is about, for error texts.
+void nl_control_op_name(struct nl_control_op *op, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+// Tells of a failure, mostly by ending the call. The operation stays.
+void nl_control_op_tell(struct nl_control_op *op, enum nl_rpc_code code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+// The same, and frees the operation.
 void nl_control_op_fail(struct nl_control_op *op, enum nl_rpc_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 // Linearizable unless options say stale; waits for min_index; then read_done.
@@ -76,6 +88,11 @@ bool nl_control_id_ok(struct nl_rpc_call *call, const char *what, const char *id
 void nl_control_fill_task(const struct nl_task *task, Nodelink__V1__Task *ret);
 void nl_control_fill_agent(const struct nl_state *state, const struct nl_agent *agent,
                            Nodelink__V1__Agent *ret);
+
+// ---- streams of submits (control_submit.c) ---------------------------------
+
+// Ends them all; what is under way still happens, and a client asks again by its ids.
+void nl_submits_end(struct nl_control *control, const char *text);
 
 // ---- watches (control_watch.c) ---------------------------------------------
 

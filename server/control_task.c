@@ -1,4 +1,4 @@
-// ControlService: submit, get, list, cancel.
+// ControlService: get, list, cancel.
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,160 +13,12 @@
 #include "server/messages.h"
 
 enum {
-    SPEC_BYTES_MAX = 256 * 1024,
-    LABELS_MAX = 64,
     REASON_BYTES_MAX = 1024,
     LIST_DEFAULT = 100,
     LIST_MAX = 1000,
     SCAN_MAX = 4000,  // records looked at in one call: a few milliseconds of the loop's time
     LIST_BYTES_MAX = 1024 * 1024,
 };
-
-__attribute__((format(printf, 2, 3))) static void set_what(struct nl_control_op *op,
-                                                           const char *fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    if (vasprintf(&op->text, fmt, args) < 0) {
-        op->text = NULL;
-    }
-    va_end(args);
-    op->what = op->text != NULL ? op->text : "the request";
-}
-
-// ---- submit ----------------------------------------------------------------
-
-static bool env_ok(const char *entry) {
-    const char *equals = strchr(entry, '=');
-    return equals != NULL && equals != entry;
-}
-
-static const char *spec_problem(const Nodelink__V1__TaskSpec *spec) {
-    if (spec == NULL) {
-        return "spec is missing";
-    }
-    if (spec->cmd[0] == '\0' && spec->n_argv == 0) {
-        return "a command is missing: give cmd or argv";
-    }
-    if (spec->n_argv > 0 && spec->argv[0][0] == '\0') {
-        return "argv begins with an empty program name";
-    }
-    for (size_t i = 0; i < spec->n_env; i++) {
-        if (!env_ok(spec->env[i])) {
-            return "an entry of env is not of the form KEY=VALUE";
-        }
-    }
-    if (spec->working_dir[0] != '\0' && spec->working_dir[0] != '/') {
-        return "working_dir is not an absolute path";
-    }
-    if (!nl_labels_ok(spec->labels, spec->n_labels, LABELS_MAX)) {
-        return "labels: at most 64, keys of the alphabet of ids, values of at most 256 bytes";
-    }
-    if (protobuf_c_message_get_packed_size(&spec->base) > SPEC_BYTES_MAX) {
-        return "the request is larger than 256 KiB; pass large input by a file";
-    }
-    return NULL;
-}
-
-static void submit_refused(struct nl_control_op *op, struct nl_outcome outcome) {
-    const Nodelink__V1__SubmitTaskRequest *request = (const void *)op->request;
-    const char *agent = request->spec->agent_id;
-    switch (outcome.code) {
-        case NL_OUTCOME_CONFLICT:
-            nl_control_fail(op->call, NL_RPC_ALREADY_EXISTS,
-                            "%s: this id was used for another request; take another id", op->what);
-            return;
-        case NL_OUTCOME_NO_AGENT:
-            nl_control_fail(op->call, NL_RPC_NOT_FOUND,
-                            "agent %s is not known; create a token for it first", agent);
-            return;
-        case NL_OUTCOME_AGENT_OFFLINE:
-            nl_control_fail(op->call, NL_RPC_FAILED_PRECONDITION,
-                            "agent %s is offline; nothing was stored. Give a time to wait for it "
-                            "(wait_for_agent_ms) if the task may start later",
-                            agent);
-            return;
-        case NL_OUTCOME_LIMIT:
-            nl_control_fail(op->call, NL_RPC_RESOURCE_EXHAUSTED,
-                            "failed: agent %s has as many active tasks as it may have; nothing was "
-                            "stored, try again later",
-                            agent);
-            return;
-        default:
-            nl_control_fail(op->call, NL_RPC_INVALID_ARGUMENT, "%s is not valid (%s)", op->what,
-                            nl_outcome_name(outcome.code));
-            return;
-    }
-}
-
-static void submit_done(struct nl_control_op *op, struct nl_outcome outcome,
-                        Nodelink__V1__ReplyHeader *header) {
-    const Nodelink__V1__SubmitTaskRequest *request = (const void *)op->request;
-    if (outcome.code != NL_OUTCOME_OK && outcome.code != NL_OUTCOME_EXISTED) {
-        submit_refused(op, outcome);
-        return;
-    }
-    Nodelink__V1__SubmitTaskReply reply = NODELINK__V1__SUBMIT_TASK_REPLY__INIT;
-    reply.header = header;
-    reply.task_id = request->task_id;
-    reply.existed = outcome.code == NL_OUTCOME_EXISTED;
-    reply.state = (Nodelink__V1__TaskState)outcome.value;
-    nl_rpc_call_reply(op->call, &reply.base);
-}
-
-static void propose_submit(struct nl_control_op *op, Nodelink__V1__SubmitTaskRequest *request,
-                           char *task_id) {
-    Nodelink__V1__TaskSubmit m = NODELINK__V1__TASK_SUBMIT__INIT;
-    m.task_id = task_id;
-    m.spec = request->spec;
-    Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
-    command.body_case = NODELINK__V1__COMMAND__BODY_TASK_SUBMIT;
-    command.task_submit = &m;
-    nl_control_write(op, &command);
-}
-
-// The reply needs the id: it is put where the request's own would be. The library frees the
-// request's strings with its own allocator, so the made one is handed over as part of a new
-// request.
-static ProtobufCMessage *with_id(ProtobufCMessage *message) {
-    Nodelink__V1__SubmitTaskRequest *request = (void *)message;
-    if (request->task_id[0] != '\0') {
-        return message;
-    }
-    char id[27];
-    char *none = request->task_id;
-    nl_random_id(id);
-    request->task_id = id;
-    ProtobufCMessage *copy = nl_message_clone(message);
-    request->task_id = none;
-    nl_rpc_message_free(message);
-    return copy;
-}
-
-void nl_control_submit(struct nl_rpc_call *call, void *user, ProtobufCMessage *message) {
-    ProtobufCMessage *owned = with_id(message);
-    Nodelink__V1__SubmitTaskRequest *request = (void *)owned;
-    if (owned == NULL) {
-        nl_control_fail(call, NL_RPC_RESOURCE_EXHAUSTED, "failed: this node is out of memory");
-        return;
-    }
-    const char *problem = spec_problem(request->spec);
-    if (problem != NULL) {
-        nl_control_fail(call, NL_RPC_INVALID_ARGUMENT, "%s", problem);
-        nl_rpc_message_free(owned);
-        return;
-    }
-    if (!nl_control_id_ok(call, "task_id", request->task_id) ||
-        !nl_control_id_ok(call, "agent_id", request->spec->agent_id)) {
-        nl_rpc_message_free(owned);
-        return;
-    }
-    struct nl_control_op *op = nl_control_op_new(user, call, owned);
-    if (op != NULL) {
-        set_what(op, "task %s on agent %s", request->task_id, request->spec->agent_id);
-        op->write_done = submit_done;
-        propose_submit(op, request, request->task_id);
-    }
-}
 
 // ---- get -------------------------------------------------------------------
 
@@ -350,7 +202,7 @@ void nl_control_cancel(struct nl_rpc_call *call, void *user, ProtobufCMessage *m
     if (op == NULL) {
         return;
     }
-    set_what(op, "cancel of task %s", request->task_id);
+    nl_control_op_name(op, "cancel of task %s", request->task_id);
     op->write_done = cancel_done;
     Nodelink__V1__TaskCancelRequest m = NODELINK__V1__TASK_CANCEL_REQUEST__INIT;
     m.task_id = request->task_id;

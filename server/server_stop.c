@@ -60,8 +60,9 @@ static void free_parts(struct nl_server *server) {
 }
 
 static bool parts_idle(const struct nl_server *server) {
-    return (server->control == NULL || (server->control->operations == 0 &&
-                                        nl_watches_count(server->control->watches) == 0)) &&
+    return (server->control == NULL ||
+            (server->control->operations == 0 && server->control->submits == NULL &&
+             nl_watches_count(server->control->watches) == 0)) &&
            (server->sessions == NULL || nl_sessions_objects(server->sessions) == 0);
 }
 
@@ -156,6 +157,8 @@ void nl_server_stop(struct nl_server *server, void (*done)(void *user), void *us
     stop->close_grace_ms = timeout / 10 > 0 ? timeout / 10 : 1;
     nl_node_life_drain(server->life);
     nl_watches_end(server->control->watches, "failed: this node is stopping; go on at another");
+    nl_submits_end(server->control,
+                   "unknown: this node is stopping; ask another for what was not answered");
     nl_sessions_drain(server->sessions, "this node is stopping; try another", timeout / 2);
     if (server->settings->n_members > 1) {
         nl_cluster_step_down(server->cluster, timeout / 2, on_stepped_down, stop);

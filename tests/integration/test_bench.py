@@ -56,6 +56,12 @@ def test_submit_through_each_node(cluster):
         )
 
 
+def test_submit_on_streams(cluster):
+    r = bench(cluster, "submit", "--stream", "--clients", "32", "--duration", "1")
+    assert r["stream"] and r["ops"] > 32
+    assert active(cluster) == []
+
+
 def test_submit_count_and_agents(cluster):
     before = len(cluster.json("task", "list", "--state", "completed"))
     args = ("--count", "50", "--duration", "30", "--warmup", "0", "--agents", "4")

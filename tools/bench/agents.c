@@ -16,7 +16,7 @@ enum { CALL_MS = 2000, PAUSE_US = 50000 };
 
 struct options {
     uint64_t agents, hold_ms, rate, ping_ms, node_pid;
-    bool check;
+    bool check, first;
 };
 
 // clang-format off
@@ -35,6 +35,8 @@ static const struct nl_arg ARGS[] = {
      "measure the memory of this process instead of asking the nodes"},
     {"check", 0, NL_ARG_BOOL, offsetof(struct options, check), NULL, NULL,
      "an agent that comes back has to finish a task before it counts as back"},
+    {"first", 0, NL_ARG_BOOL, offsetof(struct options, first), NULL, NULL,
+     "connect all of them to the first address, so that they have to move when it dies"},
     {0},
 };
 // clang-format on
@@ -226,6 +228,7 @@ static int run_load(struct load *load) {
                                      .prefix = "bench-agent",
                                      .connects_per_s = load->options->rate,
                                      .ping_ms = load->options->ping_ms,
+                                     .together = load->options->first,
                                      .hooks = &HOOKS,
                                      .user = load};
     int rc = nl_fleet_open(b, &fleet, &load->fleet);

@@ -482,7 +482,7 @@ int nl_fleet_open(struct nl_bench *bench, const struct nl_fleet_options *options
     for (size_t i = 0; i < options->count; i++) {
         struct nl_fleet_agent *agent = &fleet->agents[i];
         agent->fleet = fleet;
-        agent->address = i % bench->cli->target.n_addresses;
+        agent->address = options->together ? 0 : i % bench->cli->target.n_addresses;
         snprintf(agent->id, sizeof agent->id, "%s-%zu", options->prefix, i);
     }
     uv_timer_init(bench->loop, &fleet->timer);

@@ -36,6 +36,7 @@ struct nl_fleet_options {
     const char *prefix;                  // agent i is PREFIX-i
     uint64_t connects_per_s;             // 0: 2000
     uint64_t ping_ms;                    // 0: as the node asks for
+    bool together;                       // all begin at the first address, not spread over all
     const struct nl_fleet_hooks *hooks;  // NULL or any of them NULL: answer at once
     void *user;
 };

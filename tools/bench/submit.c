@@ -5,6 +5,7 @@
 // agents take them, and their starts and results share the log with the submits.
 #include <nodelink/v1/control.pb-c.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
@@ -25,7 +26,7 @@ enum {
 
 struct options {
     uint64_t clients, duration_ms, warmup_ms, count, connections, agents;
-    bool keep;
+    bool keep, stream;
 };
 
 // clang-format off
@@ -38,6 +39,8 @@ static const struct nl_arg ARGS[] = {
     NL_BENCH_ARG_CONNECTIONS(struct options),
     {"agents", 0, NL_ARG_U64, offsetof(struct options, agents), "N", "0",
      "instant agents that take the tasks; 0: nobody takes them"},
+    {"stream", 0, NL_ARG_BOOL, offsetof(struct options, stream), NULL, NULL,
+     "on one stream of each connection (SubmitTasks) instead of a call for each"},
     {"keep", 0, NL_ARG_BOOL, offsetof(struct options, keep), NULL, NULL,
      "leave the tasks that nobody took waiting"},
     {0},
@@ -51,7 +54,14 @@ struct client {
     size_t line;
     uint64_t n;  // tasks submitted
     uint64_t began_us, resume_us;
+    bool waiting;  // on a stream, for its answer
     char task_id[64];
+};
+
+// With --stream: the stream of a line, opened when it is needed.
+struct stream {
+    struct load *load;
+    struct nl_rpc_call *call;  // NULL: none
 };
 
 struct load {
@@ -59,6 +69,7 @@ struct load {
     const struct options *options;
     struct nl_fleet *fleet;  // NULL: absent agents
     struct client *clients;
+    struct stream *streams;  // as many as lines; with --stream
     size_t absent;
     // The task of job i while they are cancelled.
     size_t cancel_client;
@@ -78,6 +89,13 @@ static void name_absent(void *user, size_t i, char *out, size_t size) {
 
 static void submit(struct client *c);
 
+static void failed(struct client *c, const struct nl_rpc_status *status) {
+    struct nl_bench *b = &c->load->bench;
+    nl_bench_failed(b, status);
+    c->line = (c->line + 1) % b->n_lines;
+    c->resume_us = nl_clock_mono_us() + PAUSE_US;
+}
+
 static void on_reply(void *user, const struct nl_rpc_status *status, ProtobufCMessage *reply) {
     struct client *c = user;
     struct nl_bench *b = &c->load->bench;
@@ -85,11 +103,80 @@ static void on_reply(void *user, const struct nl_rpc_status *status, ProtobufCMe
         nl_bench_ok(b, c->began_us);
         submit(c);
     } else {
-        nl_bench_failed(b, status);
-        c->line = (c->line + 1) % b->n_lines;
-        c->resume_us = nl_clock_mono_us() + PAUSE_US;
+        failed(c, status);
     }
     nl_rpc_message_free(reply);
+}
+
+// ---- on streams ------------------------------------------------------------
+
+// The client that a task is of: its number stands in the name. NULL: none that waits for it.
+static struct client *client_of(struct load *load, const char *task_id) {
+    size_t prefix = strlen("bench-") + strlen(load->bench.run_id) + 1;
+    unsigned long index = strlen(task_id) > prefix ? strtoul(task_id + prefix, NULL, 10) : 0;
+    struct client *c = index < load->options->clients ? &load->clients[index] : NULL;
+    return c != NULL && c->waiting && strcmp(c->task_id, task_id) == 0 ? c : NULL;
+}
+
+static void on_answer(struct nl_rpc_call *call, void *user, ProtobufCMessage *message) {
+    struct stream *stream = user;
+    const Nodelink__V1__SubmitTasksReply *answer = (const void *)message;
+    struct client *c = client_of(stream->load, answer->task_id);
+    (void)call;
+    if (c != NULL) {
+        c->waiting = false;
+        if (answer->code == NL_RPC_OK) {
+            nl_bench_ok(&stream->load->bench, c->began_us);
+            submit(c);
+        } else {
+            failed(c, &(struct nl_rpc_status){(enum nl_rpc_code)answer->code, answer->error});
+        }
+    }
+    nl_rpc_message_free(message);
+}
+
+static void on_stream_closed(struct nl_rpc_call *call, void *user,
+                             const struct nl_rpc_status *status) {
+    struct stream *stream = user;
+    struct load *load = stream->load;
+    size_t line = (size_t)(stream - load->streams);
+    (void)call;
+    stream->call = NULL;
+    for (uint64_t i = 0; i < load->options->clients; i++) {
+        struct client *c = &load->clients[i];
+        if (c->waiting && c->line == line) {
+            c->waiting = false;
+            failed(c, status);
+        }
+    }
+}
+
+static int send_on_stream(struct client *c, const Nodelink__V1__SubmitTaskRequest *request) {
+    static const struct nl_rpc_handler HANDLER = {.on_message = on_answer,
+                                                  .on_closed = on_stream_closed};
+    struct load *load = c->load;
+    struct nl_bench *b = &load->bench;
+    struct stream *stream = &load->streams[c->line];
+    struct nl_rpc_call_options options = {.metadata = nl_client_metadata(b->client)};
+    stream->load = load;
+    if (stream->call == NULL &&
+        nl_rpc_call_start(b->lines[c->line].channel, &nodelink__v1__control_service__descriptor,
+                          "SubmitTasks", &options, &HANDLER, stream, &stream->call) != NL_OK) {
+        stream->call = NULL;
+        return NL_ENOMEM;
+    }
+    c->waiting = true;
+    int rv = nl_rpc_call_send(stream->call, &request->base);
+    c->waiting = rv == NL_OK;
+    return rv;
+}
+
+static int send_alone(struct client *c, const Nodelink__V1__SubmitTaskRequest *request) {
+    struct nl_bench *b = &c->load->bench;
+    struct nl_rpc_call_options options = {.metadata = nl_client_metadata(b->client),
+                                          .timeout_ms = CALL_MS};
+    return nl_rpc_unary(b->lines[c->line].channel, &nodelink__v1__control_service__descriptor,
+                        "SubmitTask", &options, &request->base, on_reply, c, NULL);
 }
 
 static void submit(struct client *c) {
@@ -115,13 +202,10 @@ static void submit(struct client *c) {
     spec.wait_for_agent_ms = load->options->duration_ms + WAIT_MORE_MS;
     request.task_id = c->task_id;
     request.spec = &spec;
-    struct nl_rpc_call_options options = {.metadata = nl_client_metadata(b->client),
-                                          .timeout_ms = CALL_MS};
     c->began_us = nl_bench_begin(b);
-    if (nl_rpc_unary(b->lines[c->line].channel, &nodelink__v1__control_service__descriptor,
-                     "SubmitTask", &options, &request.base, on_reply, c, NULL) != NL_OK) {
-        nl_bench_error(b, NL_RPC_INTERNAL, "no memory for a call");
-        c->resume_us = nl_clock_mono_us() + PAUSE_US;
+    int rv = load->options->stream ? send_on_stream(c, &request) : send_alone(c, &request);
+    if (rv != NL_OK) {
+        failed(c, &(struct nl_rpc_status){NL_RPC_INTERNAL, nl_strerror(rv)});
     }
 }
 
@@ -200,11 +284,13 @@ static int run_load(struct load *load) {
     if (rc == NL_EXIT_OK && load->fleet != NULL) {
         rc = nl_fleet_connect(load->fleet);
     }
-    if (rc == NL_EXIT_OK && !b->interrupted) {
+    load->streams = calloc(b->n_lines, sizeof *load->streams);
+    if (rc == NL_EXIT_OK && load->streams != NULL && !b->interrupted) {
         nl_bench_run(b, &LOAD, load);
         rc = nl_bench_report(b, "submit",
-                             json_pack("{s:I, s:I}", "clients", (json_int_t)load->options->clients,
-                                       "agents", (json_int_t)load->options->agents));
+                             json_pack("{s:b, s:I, s:I}", "stream", (int)load->options->stream,
+                                       "clients", (json_int_t)load->options->clients, "agents",
+                                       (json_int_t)load->options->agents));
     }
     if (load->options->agents > 0) {
         nl_fleet_close(load->fleet);
@@ -236,6 +322,9 @@ static int run(struct nl_cli *cli, const struct nl_operands *operands, const voi
         nl_bench_close(&load->bench);
     }
     free(clients);
+    if (load != NULL) {
+        free(load->streams);
+    }
     free(load);
     return rc;
 }
