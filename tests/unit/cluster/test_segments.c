@@ -73,7 +73,7 @@ static void put(uint8_t *at, uint64_t v, unsigned bytes) {
 static uint32_t crc_of(const uint8_t *data, size_t len) {
     uint32_t crc = 0;
     for (size_t i = 0; i < len * 8; i++) {
-        uint32_t bit = data[i / 8] >> (7 - i % 8) & 1u;
+        uint32_t bit = (uint32_t)data[i / 8] >> (7 - i % 8) & 1u;
         uint32_t top = crc >> 31;
         crc <<= 1;
         crc ^= (top ^ bit) ? 0x04c11db7u : 0;
