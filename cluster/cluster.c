@@ -24,6 +24,8 @@ enum {
     SNAPSHOT_TRAILING = 4096,
     SECRET_LEN_MIN = 16,
     STATFS_MS = 1000,
+    GIVE_UP_LEAD_MS = 2000,
+    GIVE_UP_LEAD_EVERY_MS = 5000,
     APPEND_P99_MS = 1000,
 };
 #define SNAPSHOT_BYTES ((uint64_t)256 * 1024 * 1024)
@@ -150,6 +152,17 @@ static void watch_disk(struct nl_cluster *cluster, uint64_t now_ms) {
 
 static void step_down_tick(struct nl_cluster *cluster, uint64_t now_ms);
 
+// A leader that refuses writes stops those of the whole cluster; another node may have room. Not
+// too often: they may all be full.
+static void give_up_lead_tick(struct nl_cluster *cluster, uint64_t now_ms) {
+    if (!cluster->disk_full || cluster->info.role != NL_RAFT_LEADER ||
+        cluster->step_down.under_way || now_ms < cluster->give_up_lead_at_ms) {
+        return;
+    }
+    cluster->give_up_lead_at_ms = now_ms + GIVE_UP_LEAD_EVERY_MS;
+    nl_cluster_step_down(cluster, GIVE_UP_LEAD_MS, NULL, NULL);
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct nl_cluster *cluster = timer->data;
     uint64_t now_ms = nl_clock_mono_ms();
@@ -159,6 +172,7 @@ static void on_tick(uv_timer_t *timer) {
     nl_propose_tick(cluster, now_ms);
     nl_read_tick(cluster, now_ms);
     nl_links_tick(cluster, now_ms);
+    give_up_lead_tick(cluster, now_ms);
     step_down_tick(cluster, now_ms);
     if (now_ms - cluster->append_p99_at_ms >= APPEND_P99_MS) {
         cluster->append_p99_us = nl_raft_append_p99_us(cluster->raft);

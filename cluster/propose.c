@@ -60,7 +60,8 @@ int nl_cluster_propose(struct nl_cluster *cluster, Nodelink__V1__Command *comman
     if (cluster->closing) {
         return NL_ECANCELED;
     }
-    if (cluster->disk_full) {
+    // Elsewhere the leader's disk counts; what it stores comes here as fast as without us.
+    if (cluster->disk_full && cluster->info.role == NL_RAFT_LEADER) {
         return NL_EFULL;
     }
     stamp(cluster, command, nl_core_next_sequence(core));
