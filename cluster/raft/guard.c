@@ -87,6 +87,15 @@ static int must(struct nl_guard *g, const char *what, int rv) {
     return pass(g, rv);
 }
 
+// The end of a write with an error. libraft asserts that there is only one, and only while it
+// closes.
+static int failed_or_canceled(struct nl_guard *g, const char *what, int status) {
+    if (!g->closing) {
+        fatal(g, what, status);
+    }
+    return RAFT_CANCELED;
+}
+
 struct nl_guard_peer *nl_guard_peer(struct nl_guard *g, uint64_t id) {
     for (unsigned i = 0; i < g->n_peers; i++) {
         if (g->peers[i].id == id) {
@@ -265,8 +274,8 @@ static void on_appended(struct raft_io_append *req, int status) {
     raft_io_append_cb cb = append->cb;
     uint64_t now_us = nl_clock_mono_us();
     DL_DELETE(g->appends, append);
-    if (status != 0 && !g->closing) {
-        fatal(g, "appending to the log", status);
+    if (status != 0) {
+        status = failed_or_canceled(g, "appending to the log", status);
     }
     nl_histogram_recent_add(&g->append_us, now_us - append->start_us, now_us / 1000);
     free(append);
@@ -307,8 +316,8 @@ static void snapshot_done(struct nl_guard_snapshot *put, int status) {
     struct raft_io_snapshot_put *orig = put->orig;
     raft_io_snapshot_put_cb cb = put->cb;
     g->snapshot = NULL;
-    if (status != 0 && !g->closing) {
-        fatal(g, "writing a snapshot", status);
+    if (status != 0) {
+        status = failed_or_canceled(g, "writing a snapshot", status);
     }
     g->snapshots_taken += status == 0 && put->trailing > 0;
     free(put);
