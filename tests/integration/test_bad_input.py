@@ -241,7 +241,7 @@ def test_garbage_on_the_ports(shared):
                     except OSError:
                         pass
     assert shared.nl("run", "a1", "--", "true").returncode == 0
-    assert shared.nl("status").returncode == 0
+    shared.wait_healthy()
 
 
 def test_wrong_token_on_the_command_line(shared):

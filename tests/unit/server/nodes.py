@@ -81,10 +81,12 @@ class Node:
         self.process = subprocess.Popen([BIN, "--config", self.conf], stdout=log, stderr=log,
                                         stdin=subprocess.DEVNULL)
         wait_for(f"{self.name} listens", self.listens)
+        # The first is also the time that a connection may take: a busy machine is slow.
         channel = grpc.insecure_channel(self.grpc, options=[
-            ("grpc.min_reconnect_backoff_ms", 100), ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 3000), ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 300)])
         self.stub = control_pb2_grpc.ControlServiceStub(channel)
+        wait_for(f"{self.name} answers", self.status)
 
     def listens(self):
         assert self.process.poll() is None, open(self.log).read()

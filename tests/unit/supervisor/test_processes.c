@@ -243,14 +243,15 @@ static void closed_stdout(void **state) {
 
 static void timeouts(void **state) {
     struct harness *h = *state;
+    enum { LONG_ENOUGH_FOR_TRAP_MS = 2000 };  // a busy machine starts a shell slowly
     harness_run(h, &(struct run){.id = "slow", .cmd = "sleep 100", .timeout_ms = 200});
     harness_run(h, &(struct run){.id = "deaf",
                                  .cmd = "trap '' TERM; while :; do sleep 0.05; done",
-                                 .timeout_ms = 200,
+                                 .timeout_ms = LONG_ENOUGH_FOR_TRAP_MS,
                                  .grace_ms = 100});
     harness_run(h, &(struct run){.id = "polite",
                                  .cmd = "trap 'exit 9' TERM; while :; do sleep 0.05; done",
-                                 .timeout_ms = 200});
+                                 .timeout_ms = LONG_ENOUGH_FOR_TRAP_MS});
     const Nodelink__V1__TaskResult *r = harness_finished(h, "slow");
     assert_int_equal(r->kind, KIND(TIMED_OUT));
     assert_int_equal(r->signal, SIGTERM);
