@@ -29,6 +29,7 @@ struct watch {
     uint64_t version;  // of the task, last sent
     struct nl_watch_gap gap;
     bool task_dirty, gap_due, blocked, finished;
+    bool stale;  // as asked for
     struct watch *prev, *next;
 };
 
@@ -97,6 +98,7 @@ static void finish(struct watch *w, enum nl_rpc_code code, const char *text) {
 static bool send_event(struct watch *w, Nodelink__V1__WatchTaskEvent *event) {
     Nodelink__V1__ReplyHeader header;
     nl_control_header(server_of(w), &header);
+    header.stale = w->stale;
     event->header = &header;
     int rv = nl_rpc_call_send(w->call, &event->base);
     w->blocked = rv == NL_EFULL;
@@ -369,6 +371,7 @@ static void start(struct nl_watches *watches, struct nl_rpc_call *call,
     nl_watch_core_init(&w->core, request->output, request->no_follow, offset);
     nl_rpc_call_ref(call);
     w->call = call;
+    w->stale = request->stale;
     nl_rpc_call_set_handler(call, &handler, w);
     wake(w);
 }
@@ -407,6 +410,7 @@ void nl_control_watch(struct nl_rpc_call *call, void *user, ProtobufCMessage *me
     if (op != NULL) {
         Nodelink__V1__ReadOptions options = NODELINK__V1__READ_OPTIONS__INIT;
         options.min_index = request->min_index;
+        options.stale = request->stale;
         op->read_done = watch_ready;
         nl_control_read(op, &options);
     }

@@ -30,6 +30,7 @@ struct nl_follow {
     uint64_t started_ms;
     uint64_t last_word_ms;  // when a node last said something
     bool heard;             // something came on this stream
+    bool tried;             // there was a stream
     bool stopping;
     bool ended;       // the event with `end` came
     bool checking;    // a check's reply is awaited
@@ -189,6 +190,9 @@ static int start_call(struct nl_follow *f, struct nl_rpc_channel *channel) {
     request.stdout_offset = f->options.offset[NL_STDOUT];
     request.stderr_offset = f->options.offset[NL_STDERR];
     request.min_index = nl_client_index(f->client);
+    // Only the first one: a node that is cut off must not get another try for nothing.
+    request.stale = f->options.submitted && !f->tried;
+    f->tried = true;
     struct nl_rpc_call_options options = {.metadata = nl_client_metadata(f->client)};
     int rc = nl_rpc_call_start(channel, &nodelink__v1__control_service__descriptor, "WatchTask",
                                &options, &HANDLER, f, &f->call);

@@ -33,6 +33,8 @@ struct nl_follow_options {
     const char *task_id;  // borrowed until on_end
     bool output;
     bool no_follow;  // end with what is there now
+    // This client has just submitted it: the first stream begins without a round to the leader.
+    bool submitted;
     uint64_t offset[NL_N_STREAMS];
     uint64_t patience_ms;  // how long no node may answer before it is given up
 };

@@ -195,6 +195,7 @@ static void follow_job(struct job *job) {
     struct many *m = job->many;
     struct nl_follow_options options = {
         .task_id = job->task_id,
+        .submitted = true,
         .output = !m->cli->json,
         .patience_ms = m->plan->options->patience_ms,
     };

@@ -298,6 +298,7 @@ static void on_submitted(void *user, const struct nl_client_error *error,
         struct nl_follow_options options = {
             .task_id = s->task_id,
             .output = true,
+            .submitted = true,
             .patience_ms = s->plan->options->patience_ms,
         };
         if (nl_follow_start(s->client, &options, &EVENTS, s, &s->follow) != NL_OK) {

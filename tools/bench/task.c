@@ -42,6 +42,7 @@ struct client {
     size_t line;
     uint64_t n;
     uint64_t began_us, accepted_us, resume_us;
+    uint64_t index;  // of the accepted submit
     char task_id[64];
     struct nl_rpc_call *watch;
     Nodelink__V1__TaskState state;
@@ -127,6 +128,8 @@ static void watch(struct client *c) {
     Nodelink__V1__WatchTaskRequest request = NODELINK__V1__WATCH_TASK_REQUEST__INIT;
     request.task_id = c->task_id;
     request.output = true;
+    request.stale = true;  // as `run` does
+    request.min_index = c->index;
     c->ended = c->has_result = false;
     c->state = NODELINK__V1__TASK_STATE__TASK_STATE_UNSPECIFIED;
     memset(c->got, 0, sizeof c->got);
@@ -145,7 +148,9 @@ static void watch(struct client *c) {
 static void on_reply(void *user, const struct nl_rpc_status *status, ProtobufCMessage *reply) {
     struct client *c = user;
     if (status->code == NL_RPC_OK && reply != NULL) {
+        const Nodelink__V1__SubmitTaskReply *accepted = (const void *)reply;
         c->accepted_us = nl_clock_mono_us();
+        c->index = accepted->header != NULL ? accepted->header->index : 0;
         watch(c);
     } else {
         nl_bench_failed(&c->load->bench, status);
