@@ -45,7 +45,7 @@ static const char not_the_last_directory[] =
     "the cluster knows a later start of this node than its data directory does: the directory is "
     "not the node's last one. Remove it and let the node join under a new id";
 
-static void check_boot(struct nl_cluster *cluster, uint64_t boot) {
+void nl_cluster_check_boot(struct nl_cluster *cluster, uint64_t boot) {
     if (boot > cluster->boot && cluster->boot != 0) {  // 0: still opening, see open_rest
         on_fatal(cluster, not_the_last_directory);
     }
@@ -54,7 +54,7 @@ static void check_boot(struct nl_cluster *cluster, uint64_t boot) {
 static void on_effect(void *user, const struct nl_effect *effect) {
     struct nl_cluster *cluster = user;
     if (effect->kind == NL_EFFECT_OUTCOME && effect->proposer == cluster->id) {
-        check_boot(cluster, effect->boot);
+        nl_cluster_check_boot(cluster, effect->boot);
     }
     nl_propose_effect(cluster, effect);
     if (cluster->opened && !cluster->closing) {
@@ -66,7 +66,7 @@ static void on_restored(void *user) {
     struct nl_cluster *cluster = user;
     const struct nl_node *node = nl_state_node(cluster->state, cluster->id);
     if (node != NULL) {
-        check_boot(cluster, node->boot);
+        nl_cluster_check_boot(cluster, node->boot);
     }
     // Outcomes of commands that the snapshot holds are never announced here: asked for again,
     // they come as duplicates.
@@ -374,6 +374,8 @@ static int open_raft(struct nl_cluster *cluster, const struct nl_cluster_options
                                                  .on_restored = on_restored,
                                                  .on_step = on_step,
                                                  .on_fatal = on_fatal};
+    const struct nl_raft_tls tls = {cluster->tls.ca_file, cluster->tls.cert_file,
+                                    cluster->tls.key_file};
     struct nl_raft_options options = {
         .loop = o->loop,
         .cluster_name = cluster->cluster_name,
@@ -385,6 +387,7 @@ static int open_raft(struct nl_cluster *cluster, const struct nl_cluster_options
         .bootstrap = cluster->dir.is_new,
         .secret = cluster->secret,
         .secret_len = cluster->secret_len,
+        .tls = cluster->has_tls ? &tls : NULL,
         .heartbeat_ms = o->heartbeat_ms > 0 ? o->heartbeat_ms : HEARTBEAT_MS,
         .election_timeout_ms = cluster->election_timeout_ms,
         .snapshot_threshold =
@@ -563,6 +566,10 @@ void nl_cluster_close(struct nl_cluster *cluster, void (*done)(void *user), void
     cluster->closing = true;
     cluster->closed = done;
     cluster->closed_user = user;
+}
+
+int nl_cluster_reload_tls(struct nl_cluster *cluster, char *error_text, size_t error_size) {
+    return nl_raft_reload_tls(cluster->raft, error_text, error_size);
 }
 
 const struct nl_state *nl_cluster_state(const struct nl_cluster *cluster) {

@@ -40,7 +40,9 @@ struct nl_cluster_options {
     bool bootstrap;         // an empty data_dir may be made a node of a new cluster
     const uint8_t *secret;  // shared by the nodes: authenticates peers; never logged
     size_t secret_len;
-    const struct nl_rpc_tls *tls;  // peers' gRPC (and Raft when it has TLS); NULL: plain
+    // Of the connections to and from the other nodes, gRPC's and Raft's: all three files; NULL:
+    // plain.
+    const struct nl_rpc_tls *tls;
     uint32_t heartbeat_ms;         // 0: 50
     uint32_t election_timeout_ms;  // 0: 300
     uint32_t snapshot_threshold;   // entries; 0: 8192
@@ -84,6 +86,11 @@ int nl_cluster_open(const struct nl_cluster_options *options,
                     char *error_text, size_t error_size);
 // Pending proposals end with NL_EUNKNOWN or NL_ECANCELED. Then frees and calls done.
 void nl_cluster_close(struct nl_cluster *cluster, void (*done)(void *user), void *user);
+
+// Reads the TLS files again for new connections; those that are up stay (gRPC's look at the files
+// by themselves). Blocking. NL_OK too without TLS; NL_EIO, NL_EINVAL, NL_ENOMEM with a sentence:
+// the last good ones stay.
+int nl_cluster_reload_tls(struct nl_cluster *cluster, char *error_text, size_t error_size);
 
 const struct nl_state *nl_cluster_state(const struct nl_cluster *cluster);
 uint64_t nl_cluster_id(const struct nl_cluster *cluster);

@@ -144,6 +144,18 @@ static void say_restart_needed(void *user, const char *key) {
     nl_log(NL_LOG_WARN, "node", "changed, but needs a restart", "key", key, NULL);
 }
 
+static void reload_tls(struct nl_program *p) {
+    char text[NL_SERVER_TEXT_MAX];
+    if (p->settings.tls_cert_file == NULL || p->server == NULL || p->stopping) {
+        return;
+    }
+    if (nl_cluster_reload_tls(p->server->cluster, text, sizeof text) == NL_OK) {
+        nl_log(NL_LOG_INFO, "node", "TLS files read again, for new connections", NULL);
+    } else {
+        nl_log(NL_LOG_ERROR, "node", "TLS files not taken, the old ones stay", "why", text, NULL);
+    }
+}
+
 static void on_hangup(uv_signal_t *handle, int number) {
     (void)number;
     struct nl_program *p = handle->data;
@@ -164,6 +176,7 @@ static void on_hangup(uv_signal_t *handle, int number) {
         nl_log(NL_LOG_ERROR, "node", "configuration not reloaded", "why", error.text, NULL);
     }
     nl_settings_close(&fresh);
+    reload_tls(p);
 }
 
 static void catch_signal(struct nl_program *p, uv_signal_t *handle, int number, uv_signal_cb cb) {

@@ -10,6 +10,7 @@
 #include "common/base/clock.h"
 #include "common/base/err.h"
 #include "common/base/failpoint.h"
+#include "common/base/log.h"
 
 enum {
     APPEND_MS_MAX = 2000,
@@ -242,6 +243,26 @@ static bool drop_snapshot(const struct nl_guard *g, struct raft_message *message
     return true;
 }
 
+// A follower that rejects an entry which it has acknowledged: an old message, or its log is lost.
+// libraft would take its match index back and end in an assertion, at the healthy leader.
+static bool takes_back(struct nl_guard *g, const struct raft_message *message) {
+    const struct raft_append_entries_result *result = &message->append_entries_result;
+    struct raft *raft = g->io.data;
+    raft_index match = 0;
+    uint32_t suppressed = 0;
+    if (message->type != RAFT_APPEND_ENTRIES_RESULT || g->closing || result->rejected == 0 ||
+        result->term != raft_current_term(raft) ||
+        raft_match_index(raft, message->server_id, &match) != 0 || result->rejected > match) {
+        return false;
+    }
+    if (nl_log_allow(&g->log_limit, nl_clock_mono_ms(), 1, 10000, &suppressed)) {
+        nl_log(NL_LOG_WARN, "raft", "a node rejects an entry that it has stored", "node",
+               nl_log_u64(message->server_id).s, "rejected", nl_log_u64(result->rejected).s,
+               "stored", nl_log_u64(match).s, "holds", nl_log_u64(result->last_log_index).s, NULL);
+    }
+    return true;
+}
+
 static void on_recv(struct raft_io *inner, struct raft_message *message) {
     struct nl_guard *g = of_inner(inner);
     struct nl_guard_peer *peer = nl_guard_peer(g, message->server_id);
@@ -251,7 +272,7 @@ static void on_recv(struct raft_io *inner, struct raft_message *message) {
     if (message->type == RAFT_APPEND_ENTRIES && !g->closing) {
         skip_compacted(g->io.data, &message->append_entries);
     }
-    if (!drop_snapshot(g, message)) {
+    if (!drop_snapshot(g, message) && !takes_back(g, message)) {
         g->recv_cb(&g->io, message);  // when closing it only frees the message
     }
     stepped(g);

@@ -18,6 +18,7 @@
 #include "cluster/raft/mark.h"
 #include "cluster/raft/reap.h"
 #include "common/base/histogram.h"
+#include "common/base/log.h"
 
 #define NL_GUARD_PEERS_MAX 32
 
@@ -67,6 +68,7 @@ struct nl_guard {
     uint64_t snapshots_taken;
     uint64_t log_bytes, log_entries;  // appended since the last snapshot was begun
     struct nl_mark mark;              // opened by the owner
+    struct nl_log_limit log_limit;
     struct nl_histogram_recent append_us;
 };
 

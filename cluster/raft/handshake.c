@@ -22,15 +22,16 @@ static uint64_t get_u64(const uint8_t *at) {
     return v;
 }
 
-// Hashing each text first makes every field of the transcript of fixed length: no two different
-// inputs give the same bytes.
+// Hashing each text first makes every field of the transcript of fixed length, and the binding is
+// the last: no two different inputs give the same bytes.
 static uint8_t *put_text(uint8_t *at, const char *text) {
     nl_sha256_of(text, strlen(text), at);
     return at + NL_SHA256_LEN;
 }
 
 static void mac(const struct nl_handshake *hs, const char *direction, uint8_t out[NL_HS_MAC_LEN]) {
-    uint8_t transcript[4 * NL_SHA256_LEN + 16 + 2 * NL_HS_NONCE_LEN];
+    uint8_t transcript[4 * NL_SHA256_LEN + 16 + 2 * NL_HS_NONCE_LEN + NL_HS_BINDING_LEN];
+    size_t len = sizeof transcript - NL_HS_BINDING_LEN;
     uint8_t *at = put_text(transcript, direction);
     at = put_text(at, hs->cluster_name);
     at = put_text(at, hs->client_address);
@@ -39,7 +40,11 @@ static void mac(const struct nl_handshake *hs, const char *direction, uint8_t ou
     put_u64(at + 8, hs->server_id);
     memcpy(at + 16, hs->client_nonce, NL_HS_NONCE_LEN);
     memcpy(at + 16 + NL_HS_NONCE_LEN, hs->server_nonce, NL_HS_NONCE_LEN);
-    nl_hmac_sha256(hs->secret, hs->secret_len, transcript, sizeof transcript, out);
+    if (hs->binding != NULL) {
+        memcpy(transcript + len, hs->binding, NL_HS_BINDING_LEN);
+        len += NL_HS_BINDING_LEN;
+    }
+    nl_hmac_sha256(hs->secret, hs->secret_len, transcript, len, out);
 }
 
 void nl_hs_make_hello(struct nl_handshake *hs, uint8_t out[NL_HS_HELLO_LEN]) {

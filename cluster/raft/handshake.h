@@ -8,6 +8,8 @@
 // A MAC is HMAC-SHA-256 with the cluster's secret over: direction, cluster name, both ids, both
 // addresses as this side has them configured, both nonces. So a foreign cluster, a wrong secret, a
 // replayed connection, a reflected message and a differing configuration all fail the same way.
+// Under TLS the MAC is also over the channel binding: somebody in the middle, with certificates
+// that both sides take, has two connections with two bindings.
 // Addresses and identity come from the configuration, never from the peer.
 #ifndef NODELINK_CLUSTER_RAFT_HANDSHAKE_H
 #define NODELINK_CLUSTER_RAFT_HANDSHAKE_H
@@ -23,6 +25,7 @@
 #define NL_HS_PROOF_LEN NL_HS_MAC_LEN
 #define NL_HS_READY_LEN 8
 #define NL_HS_MESSAGE_MAX NL_HS_HELLO_LEN
+#define NL_HS_BINDING_LEN 32
 
 struct nl_handshake {
     const char *cluster_name;  // this and the next are borrowed
@@ -30,6 +33,7 @@ struct nl_handshake {
     size_t secret_len;
     uint64_t client_id, server_id;
     const char *client_address, *server_address;
+    const uint8_t *binding;  // NL_HS_BINDING_LEN bytes, borrowed; NULL: a plain connection
     uint8_t client_nonce[NL_HS_NONCE_LEN], server_nonce[NL_HS_NONCE_LEN];
 };
 

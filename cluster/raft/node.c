@@ -324,6 +324,7 @@ static int open_transport(struct nl_raft_node *node, char *error_text, size_t er
         .n_members = o->n_members,
         .secret = o->secret,
         .secret_len = o->secret_len,
+        .tls = o->tls,
     };
     return nl_transport_new(&options, &node->transport, error_text, error_size);
 }
@@ -594,6 +595,10 @@ const char *nl_raft_member_role(const struct nl_raft_node *node, uint64_t id) {
 uint64_t nl_raft_match(const struct nl_raft_node *node, uint64_t id) {
     raft_index match = 0;
     return raft_match_index(&node->raft, id, &match) == 0 ? match : 0;
+}
+
+int nl_raft_reload_tls(struct nl_raft_node *node, char *error_text, size_t error_size) {
+    return nl_transport_reload_tls(node->transport, error_text, error_size);
 }
 
 uint16_t nl_raft_port(const struct nl_raft_node *node) {

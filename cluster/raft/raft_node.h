@@ -19,6 +19,12 @@ struct nl_raft_member {
     const char *address;
 };
 
+// Files in PEM. The certificate must be for the host of this node's address in the member list,
+// and serve both ends of a connection.
+struct nl_raft_tls {
+    const char *ca_file, *cert_file, *key_file;
+};
+
 struct nl_raft_options {
     uv_loop_t *loop;
     const char *cluster_name;
@@ -30,6 +36,7 @@ struct nl_raft_options {
     bool bootstrap;  // dir is empty: write the first configuration
     const uint8_t *secret;
     size_t secret_len;
+    const struct nl_raft_tls *tls;                   // NULL: connections are plain; not kept
     uint32_t heartbeat_ms, election_timeout_ms;      // not 0
     uint32_t snapshot_threshold, snapshot_trailing;  // not 0
     uint64_t snapshot_bytes;                         // not 0
@@ -94,6 +101,9 @@ int nl_raft_barrier(struct nl_raft_node *node, nl_raft_done done, void *user);
 // Asks a voter to take over; done when it did or the election timeout passed. NL_ENOTLEADER,
 // NL_EAGAIN (one is under way), NL_EINVAL.
 int nl_raft_transfer(struct nl_raft_node *node, uint64_t id, nl_raft_done done, void *user);
+// Reads the TLS files again for new connections (blocking); NL_OK too without TLS. NL_EIO,
+// NL_EINVAL, NL_ENOMEM with a sentence: the last good ones stay.
+int nl_raft_reload_tls(struct nl_raft_node *node, char *error_text, size_t error_size);
 uint16_t nl_raft_port(const struct nl_raft_node *node);
 
 #endif

@@ -12,6 +12,7 @@
 #include <utlist.h>
 
 #include "cluster/raft/handshake.h"
+#include "cluster/raft/tls_pump.h"
 #include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/err.h"
@@ -45,7 +46,12 @@ enum conn_state {
 struct conn {
     struct nl_transport *transport;
     enum conn_state state;
-    uv_tcp_t *tcp;  // raft_malloc: libraft frees it after the hand-over
+    // raft_malloc: libraft frees it after the hand-over. The TCP connection; with TLS, once that is
+    // up, the near end of a socket pair whose far end the pump has.
+    uv_stream_t *stream;
+    struct nl_tls_pump *pump;  // NULL: plain, or not up
+    uint8_t binding[NL_TLS_BINDING_LEN];
+    char address[64];  // the peer's, for the log
     bool outgoing;
     bool resolving;  // the resolver still holds `resolve`
     unsigned writes_pending;
@@ -85,6 +91,8 @@ struct nl_transport {
     void (*abandoned)(void *user);
     void *abandoned_user;
     struct nl_log_limit log_limit;
+    struct nl_tls_context *tls;  // NULL: plain
+    struct nl_tls_pumps pumps;
 };
 
 static const struct nl_raft_member *member_of(const struct nl_transport *t, uint64_t id) {
@@ -101,21 +109,16 @@ static void log_refused(struct nl_transport *t, const struct conn *c, const char
     if (!nl_log_allow(&t->log_limit, nl_clock_mono_ms(), 5, 10000, &suppressed)) {
         return;
     }
-    struct sockaddr_storage addr;
-    int len = sizeof addr;
-    char host[NI_MAXHOST] = "?";
-    if (uv_tcp_getpeername(c->tcp, (struct sockaddr *)&addr, &len) == 0) {
-        uv_ip_name((struct sockaddr *)&addr, host, sizeof host);
-    }
     nl_log(NL_LOG_WARN, "raft", "connection refused", "why", why, "peer",
-           c->peer != NULL ? c->peer->name : "?", "address", host, "direction",
-           c->outgoing ? "out" : "in", "suppressed", nl_log_u64(suppressed).s, NULL);
+           c->peer != NULL ? c->peer->name : "?", "address",
+           c->address[0] != '\0' ? c->address : "?", "direction", c->outgoing ? "out" : "in",
+           "suppressed", nl_log_u64(suppressed).s, NULL);
 }
 
 // ---- end of a connection -----------------------------------------------------
 
 static void maybe_closed(struct nl_transport *t) {
-    if (!t->closing || t->handles > 0 || t->conns != NULL) {
+    if (!t->closing || t->handles > 0 || t->conns != NULL || t->pumps.list != NULL) {
         return;
     }
     if (t->close_cb != NULL) {
@@ -129,6 +132,7 @@ static void maybe_closed(struct nl_transport *t) {
 
 static void conn_free(struct conn *c) {
     DL_DELETE(c->transport->conns, c);
+    nl_tls_pump_release(c->pump);
     free(c);
 }
 
@@ -137,7 +141,7 @@ static void conn_on_closed(uv_handle_t *handle) {
     struct nl_transport *t = c->transport;
     struct raft_uv_connect *request = c->request;
     int status = c->status;
-    raft_free(c->tcp);
+    raft_free(c->stream);
     conn_free(c);
     if (request != NULL) {
         request->cb(request, NULL, status);
@@ -156,7 +160,10 @@ static void conn_abort(struct conn *c, int status) {
         uv_cancel((uv_req_t *)&c->resolve);  // the handle is closed when the resolver lets go
         return;
     }
-    uv_close((uv_handle_t *)c->tcp, conn_on_closed);
+    uv_close((uv_handle_t *)c->stream, conn_on_closed);
+    if (c->pump != NULL) {
+        nl_tls_pump_end(c->pump);
+    }
 }
 
 static void conn_refuse(struct conn *c, const char *why) {
@@ -188,7 +195,7 @@ static void remember_accepted(struct conn *c) {
     struct accepted *slot = &t->accepted[c->peer - t->options.members];
     uv_os_fd_t fd;
     cut_older(slot);
-    if (uv_fileno((uv_handle_t *)c->tcp, &fd) == 0) {
+    if (uv_fileno((uv_handle_t *)c->stream, &fd) == 0) {
         slot->fd = fd;
         slot->inode = inode_of(fd);
     }
@@ -196,7 +203,7 @@ static void remember_accepted(struct conn *c) {
 
 static void conn_hand_over(struct conn *c) {
     struct nl_transport *t = c->transport;
-    uv_stream_t *stream = (uv_stream_t *)c->tcp;
+    uv_stream_t *stream = c->stream;
     struct raft_uv_connect *request = c->request;
     const struct nl_raft_member *peer = c->peer;
     if (!c->outgoing) {
@@ -225,6 +232,88 @@ static void conn_on_written(uv_write_t *write, int status) {
     }
 }
 
+// ---- TLS -----------------------------------------------------------------------
+
+// Owned by the caller; NULL: no memory.
+static char *host_of(const char *address) {
+    char *host = NULL;
+    uint16_t port;
+    return nl_parse_address(address, &host, &port) == NL_OK ? host : NULL;
+}
+
+// Files that are replaced serve the next connection. Bad ones are told by whoever asks for the
+// reload (SIGHUP); here they could be half of a replacement.
+static int conn_session(struct conn *c, struct nl_tls_session **ret) {
+    char ignored[256];
+    char *host = c->outgoing ? host_of(c->peer->address) : NULL;
+    if (c->outgoing && host == NULL) {
+        return NL_ENOMEM;
+    }
+    nl_tls_context_reload(c->transport->tls, false, ignored, sizeof ignored);
+    int rv = nl_tls_session_new(c->transport->tls, host, ret);
+    free(host);
+    return rv;
+}
+
+// Puts TLS under a connection that is up: the handshake and libraft use the pump's near end as they
+// would use the connection. False: it has been given up.
+static bool conn_wrap(struct conn *c) {
+    struct nl_transport *t = c->transport;
+    struct nl_tls_session *session = NULL;
+    if (t->tls == NULL) {
+        return true;
+    }
+    int rv = conn_session(c, &session);
+    if (rv == NL_OK) {
+        rv = nl_tls_pump_new(&t->pumps, c->stream, session, c, c->address, &c->pump, &c->stream);
+    }
+    if (rv != NL_OK) {
+        nl_tls_session_free(session);
+        conn_refuse(c, nl_strerror(rv));
+        return false;
+    }
+    c->stream->data = c;
+    nl_tls_pump_start(c->pump);
+    return c->state != CLOSING;
+}
+
+static void on_tls_failed(void *user, void *owner, const char *address, const char *why) {
+    struct nl_transport *t = user;
+    struct conn *c = owner;
+    uint32_t suppressed = 0;
+    if (c != NULL && c->state != CLOSING) {
+        conn_refuse(c, why);
+    } else if (c == NULL &&
+               nl_log_allow(&t->log_limit, nl_clock_mono_ms(), 5, 10000, &suppressed)) {
+        nl_log(NL_LOG_WARN, "raft", "connection lost", "why", why, "address", address, "suppressed",
+               nl_log_u64(suppressed).s, NULL);
+    }
+}
+
+static void on_pumps_empty(void *user) {
+    maybe_closed(user);
+}
+
+// Ties the handshake to this TLS connection. The messages that came in went through it, so it is
+// up.
+static void conn_bind(struct conn *c) {
+    if (c->pump != NULL) {
+        int rv = nl_tls_session_binding(nl_tls_pump_session(c->pump), c->binding);
+        assert(rv == NL_OK);
+        c->hs.binding = c->binding;
+    }
+}
+
+// Of an incoming connection, once it has said whose it is. TLS itself has checked the CA, and the
+// name of an outgoing one.
+static bool cert_is_of(const struct conn *c, const struct nl_raft_member *peer) {
+    char *host = c->pump != NULL ? host_of(peer->address) : NULL;
+    bool ok = c->pump == NULL ||
+              (host != NULL && nl_tls_session_names(nl_tls_pump_session(c->pump), host));
+    free(host);
+    return ok;
+}
+
 // ---- handshake -----------------------------------------------------------------
 
 static void conn_expect(struct conn *c, enum conn_state state, size_t need) {
@@ -238,7 +327,7 @@ static void conn_write(struct conn *c, size_t len) {
     uv_buf_t buf = uv_buf_init((char *)c->out[c->writes], (unsigned)len);
     write->data = c;
     c->writes++;
-    int rv = uv_write(write, (uv_stream_t *)c->tcp, &buf, 1, conn_on_written);
+    int rv = uv_write(write, c->stream, &buf, 1, conn_on_written);
     if (rv != 0) {
         conn_abort(c, RAFT_NOCONNECTION);
         return;
@@ -252,7 +341,7 @@ static uint8_t *conn_out(struct conn *c) {
 }
 
 static void conn_finish(struct conn *c) {
-    uv_read_stop((uv_stream_t *)c->tcp);
+    uv_read_stop(c->stream);
     c->state = DONE;
     if (c->writes_pending == 0) {
         conn_hand_over(c);
@@ -263,12 +352,20 @@ static const char *own_address(const struct nl_transport *t) {
     return member_of(t, t->options.id)->address;
 }
 
+// The start of a TLS handshake record.
+static bool is_tls(const uint8_t *bytes) {
+    return bytes[0] == 22 && bytes[1] == 3;
+}
+
 static void on_hello(struct conn *c) {
     struct nl_transport *t = c->transport;
     uint64_t client, server;
     int rv = nl_hs_read_hello(c->in, t->options.cluster_name, &client, &server, c->hs.client_nonce);
     if (rv != NL_OK) {
-        conn_refuse(c, rv == NL_EPERM ? "it belongs to another cluster" : "not a raft peer");
+        conn_refuse(c, rv == NL_EPERM  ? "it belongs to another cluster"
+                       : is_tls(c->in) ? "it speaks TLS, this node does not: give all nodes "
+                                         "tls-* settings, or none"
+                                       : "not a raft peer");
         return;
     }
     c->peer = member_of(t, client);
@@ -276,16 +373,22 @@ static void on_hello(struct conn *c) {
         conn_refuse(c, server != t->options.id ? "it wants another node" : "unknown node id");
         return;
     }
+    if (!cert_is_of(c, c->peer)) {
+        conn_refuse(c, "its certificate does not name the host of its raft address");
+        return;
+    }
     c->hs.client_id = client;
     c->hs.server_id = server;
     c->hs.client_address = c->peer->address;
     c->hs.server_address = own_address(t);
+    conn_bind(c);
     nl_hs_make_challenge(&c->hs, conn_out(c));
     conn_expect(c, AWAIT_PROOF, NL_HS_PROOF_LEN);
     conn_write(c, NL_HS_CHALLENGE_LEN);
 }
 
 static void on_challenge(struct conn *c) {
+    conn_bind(c);
     int rv = nl_hs_answer_challenge(&c->hs, c->in, conn_out(c));
     if (rv != NL_OK) {
         conn_refuse(c, "it does not know the secret, or its addresses differ from ours");
@@ -305,7 +408,7 @@ static void on_proof(struct conn *c) {
         return;
     }
     nl_hs_make_ready(conn_out(c));
-    uv_read_stop((uv_stream_t *)c->tcp);
+    uv_read_stop(c->stream);
     c->state = DONE;
     conn_write(c, NL_HS_READY_LEN);
 }
@@ -355,7 +458,7 @@ static void conn_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
     }
     if (n < 0) {
         if (c->state != AWAIT_HELLO) {
-            conn_refuse(c, "closed during the handshake");
+            conn_refuse(c, "closed during the handshake; that node's log says why");
         } else {
             conn_abort(c, RAFT_NOCONNECTION);  // port scanners and health probes: no word
         }
@@ -368,17 +471,23 @@ static void conn_on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 }
 
 static void conn_tune(struct conn *c) {
+    uv_tcp_t *tcp = (uv_tcp_t *)c->stream;
+    struct sockaddr_storage addr;
+    int len = sizeof addr;
     unsigned timeout_ms = USER_TIMEOUT_MS;
     uv_os_fd_t fd;
-    uv_tcp_nodelay(c->tcp, 1);
-    uv_tcp_keepalive(c->tcp, 1, 5);
-    if (uv_fileno((uv_handle_t *)c->tcp, &fd) == 0) {
+    if (uv_tcp_getpeername(tcp, (struct sockaddr *)&addr, &len) == 0) {
+        uv_ip_name((struct sockaddr *)&addr, c->address, sizeof c->address);
+    }
+    uv_tcp_nodelay(tcp, 1);
+    uv_tcp_keepalive(tcp, 1, 5);
+    if (uv_fileno((uv_handle_t *)c->stream, &fd) == 0) {
         setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
     }
 }
 
 static void conn_start_reading(struct conn *c) {
-    if (uv_read_start((uv_stream_t *)c->tcp, conn_on_alloc, conn_on_read) != 0) {
+    if (uv_read_start(c->stream, conn_on_alloc, conn_on_read) != 0) {
         conn_abort(c, RAFT_NOCONNECTION);
     }
 }
@@ -388,13 +497,13 @@ static struct conn *conn_new(struct nl_transport *t, bool outgoing) {
     if (c == NULL) {
         return NULL;
     }
-    c->tcp = raft_malloc(sizeof *c->tcp);
-    if (c->tcp == NULL || uv_tcp_init(t->options.loop, c->tcp) != 0) {
-        raft_free(c->tcp);
+    c->stream = raft_malloc(sizeof(uv_tcp_t));
+    if (c->stream == NULL || uv_tcp_init(t->options.loop, (uv_tcp_t *)c->stream) != 0) {
+        raft_free(c->stream);
         free(c);
         return NULL;
     }
-    c->tcp->data = c;
+    c->stream->data = c;
     c->transport = t;
     c->outgoing = outgoing;
     c->hs.cluster_name = t->options.cluster_name;
@@ -430,12 +539,14 @@ static void on_connection(uv_stream_t *listener, int status) {
     }
     c->deadline_ms = nl_clock_mono_ms() + t->options.handshake_timeout_ms;
     conn_expect(c, AWAIT_HELLO, NL_HS_HELLO_LEN);
-    if (uv_accept(listener, (uv_stream_t *)c->tcp) != 0) {
+    if (uv_accept(listener, c->stream) != 0) {
         conn_abort(c, RAFT_NOCONNECTION);
         return;
     }
     conn_tune(c);
-    conn_start_reading(c);
+    if (conn_wrap(c)) {
+        conn_start_reading(c);
+    }
     bound_handshakes(t);
 }
 
@@ -458,6 +569,9 @@ static void conn_on_connected(uv_connect_t *req, int status) {
     }
     conn_tune(c);
     c->deadline_ms = nl_clock_mono_ms() + c->transport->options.handshake_timeout_ms;
+    if (!conn_wrap(c)) {
+        return;
+    }
     nl_hs_make_hello(&c->hs, conn_out(c));
     conn_expect(c, AWAIT_CHALLENGE, NL_HS_CHALLENGE_LEN);
     conn_write(c, NL_HS_HELLO_LEN);
@@ -469,7 +583,7 @@ static void conn_on_connected(uv_connect_t *req, int status) {
 static void conn_connect(struct conn *c, const struct sockaddr *addr) {
     c->state = CONNECTING;
     c->connect.data = c;
-    if (uv_tcp_connect(&c->connect, c->tcp, addr, conn_on_connected) != 0) {
+    if (uv_tcp_connect(&c->connect, (uv_tcp_t *)c->stream, addr, conn_on_connected) != 0) {
         conn_abort(c, RAFT_NOCONNECTION);
     }
 }
@@ -478,7 +592,7 @@ static void conn_on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo 
     struct conn *c = req->data;
     c->resolving = false;
     if (c->state == CLOSING) {
-        uv_close((uv_handle_t *)c->tcp, conn_on_closed);
+        uv_close((uv_handle_t *)c->stream, conn_on_closed);
     } else if (status != 0) {
         conn_refuse(c, "its host name can't be resolved");
     } else {
@@ -549,6 +663,7 @@ static void on_sweep(uv_timer_t *timer) {
     struct nl_transport *t = timer->data;
     uint64_t now = nl_clock_mono_ms();
     struct conn *c, *next;
+    nl_tls_pumps_sweep(&t->pumps, now);
     DL_FOREACH_SAFE (t->conns, c, next) {
         if (c->state == CLOSING || now < c->deadline_ms) {
             continue;
@@ -581,6 +696,7 @@ static void close_all(struct nl_transport *t) {
     DL_FOREACH_SAFE (t->conns, c, next) {
         conn_abort(c, RAFT_CANCELED);
     }
+    nl_tls_pumps_abort(&t->pumps);
     uv_close((uv_handle_t *)&t->listener, on_handle_closed);
     uv_close((uv_handle_t *)&t->sweep, on_handle_closed);
 }
@@ -601,7 +717,8 @@ void nl_transport_free(struct nl_transport *t) {
     if (t == NULL) {
         return;
     }
-    assert(t->handles == 0 && t->conns == NULL);
+    assert(t->handles == 0 && t->conns == NULL && t->pumps.list == NULL);
+    nl_tls_context_free(t->tls);
     free(t->accepted);
     free(t);
 }
@@ -650,6 +767,22 @@ static int listen_on(struct nl_transport *t, char *error_text, size_t error_size
     return NL_OK;
 }
 
+static int open_tls(struct nl_transport *t, char *error_text, size_t error_size) {
+    const struct nl_raft_tls *tls = t->options.tls;
+    if (tls == NULL) {
+        return NL_OK;
+    }
+    char *host = host_of(own_address(t));
+    int rv = nl_tls_context_new(tls->ca_file, tls->cert_file, tls->key_file, host, &t->tls,
+                                error_text, error_size);
+    free(host);
+    return rv;
+}
+
+int nl_transport_reload_tls(struct nl_transport *t, char *error_text, size_t error_size) {
+    return t->tls != NULL ? nl_tls_context_reload(t->tls, true, error_text, error_size) : NL_OK;
+}
+
 static void free_abandoned(void *user) {
     nl_transport_free(user);
 }
@@ -691,7 +824,11 @@ int nl_transport_new(const struct nl_transport_options *options, struct nl_trans
     t->listener.data = t->sweep.data = t;
     t->handles = 2;
     uv_timer_start(&t->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
-    int rv = listen_on(t, error_text, error_size);
+    t->pumps = (struct nl_tls_pumps){
+        .loop = options->loop, .on_failed = on_tls_failed, .on_empty = on_pumps_empty, .user = t};
+    int rv = open_tls(t, error_text, error_size);
+    t->options.tls = NULL;
+    rv = rv == NL_OK ? listen_on(t, error_text, error_size) : rv;
     if (rv != NL_OK) {
         nl_transport_abandon(t, free_abandoned, t);
         return rv;

@@ -1,5 +1,6 @@
-// Raft connections: TCP with a mutual challenge-response handshake (handshake.h) that ends before
-// libraft gets the stream, so an unauthenticated or foreign peer never reaches libraft.
+// Raft connections: TCP, with TLS if there are certificates, and in it a mutual challenge-response
+// handshake (handshake.h) that ends before libraft gets the stream, so an unauthenticated or
+// foreign peer never reaches libraft.
 //
 // One connection per direction. Peers' addresses come from the member list only. The newest
 // accepted connection of a node replaces its older one, so that messages of one node never
@@ -25,6 +26,7 @@ struct nl_transport_options {
     size_t n_members;
     const uint8_t *secret;
     size_t secret_len;
+    const struct nl_raft_tls *tls;  // NULL: plain; needed during nl_transport_new only
     uint32_t connect_timeout_ms;    // 0: 2000
     uint32_t handshake_timeout_ms;  // 0: 2000
     uint32_t handshakes_max;        // incoming and not yet proven; 0: 64
@@ -41,6 +43,8 @@ struct raft_uv_transport *nl_transport_raft(struct nl_transport *transport);
 void nl_transport_free(struct nl_transport *transport);
 // Closes it when libraft never took it over; done, then nl_transport_free.
 void nl_transport_abandon(struct nl_transport *transport, void (*done)(void *user), void *user);
+// As nl_raft_reload_tls.
+int nl_transport_reload_tls(struct nl_transport *transport, char *error_text, size_t error_size);
 uint16_t nl_transport_port(const struct nl_transport *transport);
 
 #endif
