@@ -112,6 +112,7 @@ struct nl_cluster_options fixture_options(struct fixture *f, unsigned i) {
         .bootstrap = true,
         .secret = fixture_secret,
         .secret_len = sizeof fixture_secret,
+        .tls = f->tls[i],
         .snapshot_threshold = f->snapshot_threshold,
         .snapshot_trailing = f->snapshot_trailing,
         .snapshot_bytes = f->snapshot_bytes,
@@ -138,7 +139,8 @@ static void start_server(struct fixture *f, struct node *node) {
         {.name = "Link", .kind = NL_RPC_BIDI, .stream = serve_link}, {.name = NULL}};
     static struct nl_rpc_service services[NODES_MAX][2];
     char text[256];
-    struct nl_rpc_server_options options = {.address = node->grpc_address};
+    struct nl_rpc_server_options options = {.address = node->grpc_address,
+                                            .tls = f->tls[node->index]};
     services[node->index][0] = (struct nl_rpc_service){
         .descriptor = &nodelink__v1__peer_service__descriptor,
         .methods = methods,

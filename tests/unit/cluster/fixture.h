@@ -39,6 +39,7 @@ struct fixture {
     uint32_t snapshot_threshold, snapshot_trailing;
     uint64_t snapshot_bytes;
     uint32_t election_timeout_ms;
+    const struct nl_rpc_tls *tls[NODES_MAX];  // NULL: plain
 };
 
 extern const uint8_t fixture_secret[32];
