@@ -228,6 +228,172 @@ static void test_damage_under_a_valid_checksum(void **unused) {
     nl_state_free(other);
 }
 
+// ---- sizes ----------------------------------------------------------------------
+
+// Without the check after each command, which for thousands of tasks would take minutes.
+static void submit_sized(struct fx *fx, const char *id, const char *cmd) {
+    size_t len;
+    Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
+    Nodelink__V1__TaskSubmit m = NODELINK__V1__TASK_SUBMIT__INIT;
+    Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
+    spec.agent_id = (char *)"a";
+    spec.cmd = (char *)(uintptr_t)cmd;
+    m.task_id = (char *)(uintptr_t)id;
+    m.spec = &spec;
+    command.body_case = NODELINK__V1__COMMAND__BODY_TASK_SUBMIT;
+    command.task_submit = &m;
+    command.proposer = command.boot = 1;
+    command.sequence = ++fx->sequence;
+    command.ack_below = fx->sequence;
+    command.time_ms = fx->time_ms += 10;
+    uint8_t *data = fx_pack(&command, &len);
+    assert_int_equal(nl_state_apply(fx->state, ++fx->index, data, len, NULL, NULL), NL_OK);
+    assert_non_null(nl_state_task(fx->state, id));
+    free(data);
+}
+
+static void expect_same_after_load(const struct nl_state *state) {
+    struct nl_state *loaded;
+    size_t len;
+    uint8_t *data = fx_snapshot((struct nl_state *)(uintptr_t)state, &len);
+    assert_int_equal(nl_state_load(state, data, len, &loaded), NL_OK);
+    fx_check(loaded);
+    expect_same_state(state, loaded);
+    nl_state_free(loaded);
+    free(data);
+}
+
+// Around the powers of two at which the table of ids begins another round of splits.
+static void test_loaded_at_every_size_of_the_table(void **unused) {
+    (void)unused;
+    static const unsigned sizes[] = {1, 1023, 1024, 1025, 2047, 2048, 2049, 3000, 4100};
+    const struct nl_state_limits many = {.tasks_per_agent_active_max = 10000};
+    static struct fx fx;
+    unsigned n = 0;
+    fx_open(&fx, &many);
+    fx_agent(&fx, "a");
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        for (; n < sizes[i]; n++) {
+            char id[24];
+            snprintf(id, sizeof id, "%u-task", n * 2654435761u);
+            submit_sized(&fx, id, "true");
+        }
+        expect_same_after_load(fx.state);
+    }
+    fx_close(&fx);
+}
+
+// The hash of a task with this id and a command of `size` x's, with `last` at its end.
+static void hash_of_large(size_t size, const char *id, char last, uint8_t hash[NL_STATE_HASH_LEN]) {
+    static struct fx fx;
+    char *cmd = malloc(size + 1);
+    assert_non_null(cmd);
+    memset(cmd, 'x', size);
+    cmd[size - 1] = last;
+    cmd[size] = '\0';
+    fx_open(&fx, NULL);
+    fx_agent(&fx, "a");
+    submit_sized(&fx, id, cmd);
+    expect_same_after_load(fx.state);
+    struct nl_task task = *nl_state_task(fx.state, id);
+    // The spec's own digest is part of the record, and would tell them apart.
+    memset(task.spec_sha256, 0, sizeof task.spec_sha256);
+    nl_sum_bytes(nl_hash_task(&task), hash);
+    fx_close(&fx);
+    free(cmd);
+}
+
+// Records larger than what is hashed, or decoded, in one piece.
+static void test_large_records(void **unused) {
+    (void)unused;
+    static const size_t sizes[] = {900, 1024, 1100, 8192, 200000};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        uint8_t hash[3][NL_STATE_HASH_LEN];
+        hash_of_large(sizes[i], "t", 'x', hash[0]);
+        hash_of_large(sizes[i], "u", 'x', hash[1]);  // other at the beginning of the record
+        hash_of_large(sizes[i], "t", 'y', hash[2]);
+        assert_memory_not_equal(hash[0], hash[1], sizeof hash[0]);
+        assert_memory_not_equal(hash[0], hash[2], sizeof hash[0]);
+    }
+}
+
+// ---- what only a wrong writer could write -----------------------------------------
+
+// A state whose record breaks an invariant, hashed as it is: bytes, counts and hash are all right.
+static void test_broken_records_are_refused(void **unused) {
+    (void)unused;
+    for (int what = 0; what < 5; what++) {
+        static struct fx fx;
+        size_t len;
+        fx_open(&fx, NULL);
+        fx_agent(&fx, "a");
+        submit_sized(&fx, "t1", "true");
+        submit_sized(&fx, "t2", "true");
+        fx_finish(&fx, "t2", "a", 1, EXITED, 0);
+        struct nl_rec *rec = nl_table_get(&fx.state->tasks, 2);
+        struct nl_task *task = &NL_CONTAINER(rec, struct nl_task_rec, head)->task;
+        const struct nl_task saved = *task;
+        assert_int_equal(task->state, NL_TASK_COMPLETED);
+        switch (what) {
+            case 0:
+                task->finished_ms = 0;
+                break;
+            case 1:
+                task->created_ms = fx.state->clock_ms + 1;
+                break;
+            case 2:
+                task->epoch = 99;
+                break;
+            case 3:
+                task->order = 7;
+                break;
+            default:
+                task->version = 0;
+                break;
+        }
+        nl_rehash(fx.state, rec, nl_hash_task(task));
+        uint8_t *data = fx_snapshot(fx.state, &len);
+        struct nl_state *loaded = NULL;
+        assert_int_equal(nl_state_load(fx.state, data, len, &loaded), NL_ECORRUPT);
+        free(data);
+        *task = saved;
+        nl_rehash(fx.state, rec, nl_hash_task(task));
+        fx_close(&fx);
+    }
+}
+
+// The state's hash is a sum, and does not see the order of the records.
+static void test_unsorted_records_are_refused(void **unused) {
+    (void)unused;
+    static struct fx fx;
+    struct nl_state *loaded = NULL;
+    size_t len, at = 0, first = 0, second = 0;
+    fx_open(&fx, NULL);
+    fx_agent(&fx, "a");
+    submit_sized(&fx, "t1", "true");
+    submit_sized(&fx, "t2", "true");
+    uint8_t *data = fx_snapshot(fx.state, &len);
+    for (size_t size = 0; first == 0 || data[at + 4] == NL_FRAME_TASK; at += size) {
+        size = NL_FRAME_HEAD + ((size_t)data[at] | (size_t)data[at + 1] << 8);
+        second = first != 0 ? at : 0;
+        first = data[at + 4] == NL_FRAME_TASK && first == 0 ? at : first;
+    }
+    uint8_t *copy = malloc(at - first);
+    assert_non_null(copy);
+    memcpy(copy, data + first, at - first);
+    memcpy(data + first, copy + (second - first), at - second);
+    memcpy(data + first + (at - second), copy, second - first);
+    sign(data, len);
+    assert_int_equal(nl_state_load(fx.state, data, len, &loaded), NL_ECORRUPT);
+    memcpy(data + first, copy, at - first);
+    sign(data, len);
+    assert_int_equal(nl_state_load(fx.state, data, len, &loaded), NL_OK);
+    nl_state_free(loaded);
+    free(copy);
+    free(data);
+    fx_close(&fx);
+}
+
 // ---- on a thread -------------------------------------------------------------------
 
 struct writer {
@@ -396,6 +562,10 @@ int main(void) {
         cmocka_unit_test(test_hash_depends_on_every_record),
         cmocka_unit_test(test_every_truncation_and_bit_flip_is_noticed),
         cmocka_unit_test(test_damage_under_a_valid_checksum),
+        cmocka_unit_test(test_loaded_at_every_size_of_the_table),
+        cmocka_unit_test(test_large_records),
+        cmocka_unit_test(test_broken_records_are_refused),
+        cmocka_unit_test(test_unsorted_records_are_refused),
         cmocka_unit_test(test_written_on_a_thread_while_commands_are_applied),
         cmocka_unit_test(test_loaded_on_a_thread_and_swapped),
         cmocka_unit_test(test_what_was_let_go_is_freed_on_a_thread),
