@@ -253,5 +253,8 @@ struct nl_cluster {
 
 const struct nl_cluster_member *nl_cluster_member_of(const struct nl_cluster *cluster, uint64_t id);
 void nl_cluster_maybe_closed(struct nl_cluster *cluster);
+// The cluster knows this start of this node, by the log or by a peer's word. A later one than its
+// own is fatal: the data directory isn't the last that the node had.
+void nl_cluster_check_boot(struct nl_cluster *cluster, uint64_t boot);
 
 #endif

@@ -163,6 +163,7 @@ static void on_message(struct nl_rpc_call *call, void *user, ProtobufCMessage *m
     link->ready = true;
     link->heard_ms = link->seen_ms = nl_clock_mono_ms();
     link->boot = reply->boot != 0 ? reply->boot : link->boot;
+    nl_cluster_check_boot(link->cluster, reply->known_boot);
     DL_SEARCH_SCALAR(link->requests, request, id, reply->id);
     if (request != NULL) {
         if (request->kind == NL_LINK_PROPOSE) {

@@ -23,24 +23,28 @@ void nl_serve_unref(struct nl_serve *serve) {
     }
 }
 
-void nl_serve_reply(struct nl_serve *serve, uint64_t id, Nodelink__V1__PeerReply__Code code,
-                    uint64_t index) {
-    Nodelink__V1__PeerReply reply = NODELINK__V1__PEER_REPLY__INIT;
+static void reply_with(struct nl_serve *serve, uint64_t id, Nodelink__V1__PeerReply *reply) {
     struct nl_cluster *cluster = serve->cluster;
     serve->unanswered--;
     if (serve->closed) {
         return;
     }
-    reply.id = id;
-    reply.code = code;
-    reply.index = index;
-    reply.term = cluster->info.term;
-    reply.leader = cluster->info.leader;
-    reply.boot = cluster->boot;
+    reply->id = id;
+    reply->term = cluster->info.term;
+    reply->leader = cluster->info.leader;
+    reply->boot = cluster->boot;
     // A node that doesn't read its answers loses the link; it asks again on a new one.
-    if (nl_rpc_call_send(serve->call, &reply.base) == NL_EFULL) {
+    if (nl_rpc_call_send(serve->call, &reply->base) == NL_EFULL) {
         nl_rpc_call_cancel(serve->call);
     }
+}
+
+void nl_serve_reply(struct nl_serve *serve, uint64_t id, Nodelink__V1__PeerReply__Code code,
+                    uint64_t index) {
+    Nodelink__V1__PeerReply reply = NODELINK__V1__PEER_REPLY__INIT;
+    reply.code = code;
+    reply.index = index;
+    reply_with(serve, id, &reply);
 }
 
 // ---- requests ----------------------------------------------------------------
@@ -88,7 +92,12 @@ static void on_ping(struct nl_serve *serve, const Nodelink__V1__PeerRequest *req
         link->seen_ms = nl_clock_mono_ms();
         link->boot = request->ping->boot;
     }
-    nl_serve_reply(serve, request->id, NODELINK__V1__PEER_REPLY__CODE__OK, 0);
+    // A node without its log can't see by itself that it has been here before.
+    const struct nl_node *known = nl_state_node(serve->cluster->state, serve->node_id);
+    Nodelink__V1__PeerReply reply = NODELINK__V1__PEER_REPLY__INIT;
+    reply.code = NODELINK__V1__PEER_REPLY__CODE__OK;
+    reply.known_boot = known != NULL ? known->boot : 0;
+    reply_with(serve, request->id, &reply);
 }
 
 // Takes the request.
