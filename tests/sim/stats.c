@@ -1,0 +1,53 @@
+// Names of the counters and of the planted defects.
+
+#include "tests/sim/sim.h"
+
+const char *const sim_count_names[SIM_COUNTS] = {
+    [SIM_STEPS] = "steps",
+    [SIM_VIRTUAL_MS] = "virtual ms",
+    [SIM_ELECTIONS] = "leaders elected",
+    [SIM_ENTRIES_APPLIED] = "entries applied",
+    [SIM_COMMANDS_APPLIED] = "commands applied",
+    [SIM_DUPLICATES] = "duplicates dropped",
+    [SIM_SNAPSHOTS_TAKEN] = "snapshots taken",
+    [SIM_SNAPSHOTS_INSTALLED] = "snapshots installed",
+    [SIM_TRUNCATIONS] = "logs truncated",
+    [SIM_PROPOSED] = "proposed",
+    [SIM_ACKED] = "acknowledged",
+    [SIM_REFUSED] = "refused",
+    [SIM_UNKNOWN] = "unknown",
+    [SIM_READS] = "reads answered",
+    [SIM_RETRIES] = "client retries",
+    [SIM_RESTARTS] = "restarts",
+    [SIM_F_KILL] = "fault: process killed",
+    [SIM_F_POWER] = "fault: power failure of a node",
+    [SIM_F_POWER_ALL] = "fault: power failure of all",
+    [SIM_F_WRITES_LOST] = "fault: unfinished writes lost",
+    [SIM_F_FAIL_STOP] = "fault: node stopped itself",
+    [SIM_F_PARTITION] = "fault: partition, both ways",
+    [SIM_F_ONE_WAY] = "fault: partition, one way",
+    [SIM_F_STALLED] = "fault: messages held back",
+    [SIM_F_RESET] = "fault: connections reset",
+    [SIM_F_DROPPED] = "fault: messages lost",
+    [SIM_F_SLOW_LINK] = "fault: slow link",
+    [SIM_F_SLOW_DISK] = "fault: slow disk",
+    [SIM_F_HUNG_DISK] = "fault: hung disk",
+    [SIM_F_WRITE_FAILED] = "fault: write failed",
+    [SIM_F_DISK_FULL] = "fault: disk full",
+    [SIM_F_PAUSE] = "fault: process paused",
+    [SIM_F_TRANSFER] = "fault: leadership handed over",
+    [SIM_F_CLOCK_JUMP] = "fault: wall clock jumps",
+};
+
+const char *const sim_plant_names[PLANTS] = {
+    [PLANT_NONE] = "none",
+    [PLANT_ACK_EARLY] = "ack-early",
+    [PLANT_NO_DEDUP] = "no-dedup",
+    [PLANT_LOSE_SYNCED] = "lose-synced",
+    [PLANT_SYNC_EARLY] = "sync-early",
+    [PLANT_NO_VOTE] = "no-vote",
+    [PLANT_NO_TERM] = "no-term",
+    [PLANT_COUNT_REPLICAS] = "count-replicas",
+    [PLANT_STALE_READ] = "stale-read",
+    [PLANT_COMMIT_BACK] = "commit-back",
+};
