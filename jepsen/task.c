@@ -116,14 +116,18 @@ int main(int argc, char **argv) {
     uint8_t sum[DIGEST];
     char rest[2 * DIGEST + 16] = " ";
     int journal = open(argv[1], O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (journal < 0) {
+        return EVIDENCE_FAILED;
+    }
     make_plan(&plan);
     uint8_t *out = malloc(plan.stdout_size + 1);
-    if (journal < 0 || out == NULL) {
+    if (out == NULL) {
         return EVIDENCE_FAILED;
     }
     note(journal, &plan, "start", "");
     put_output(&plan, out);
     if (!digest(out, plan.stdout_size, sum)) {
+        free(out);
         return EVIDENCE_FAILED;
     }
     for (size_t i = 0; i < DIGEST; i++) {
