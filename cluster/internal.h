@@ -236,7 +236,7 @@ struct nl_cluster {
     bool disk_full;
     uint64_t statfs_at_ms;
     uint64_t give_up_lead_at_ms;  // not before
-    unsigned handles;  // not yet closed
+    unsigned handles;             // not yet closed
 
     struct nl_raft_info info;  // as of the last step
     uint64_t leader_since_ms;  // of info.leader, known or not
