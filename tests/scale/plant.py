@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """Gives the nodes of a stopped local cluster a state with many retained tasks.
 
-    plant.py CLUSTER_DIR SNAPSHOT INDEX
+    plant.py CLUSTER_DIR SNAPSHOT INDEX [NODE...]
 
 CLUSTER_DIR was made by `nodelink local up` and stopped by `local down`; SNAPSHOT and INDEX come
-from `bench_state TASKS SNAPSHOT`, which prints the index. The raft folder of each node is replaced
-by one that holds that snapshot and nothing else, in libraft's own form (format 1). Retention is
-raised in the nodes' settings so that the tasks stay.
+from `bench_state TASKS SNAPSHOT`, which prints the index. The raft folder of each node, or of
+those named, is replaced by one that holds that snapshot and nothing else, in libraft's own form
+(format 1). Retention is raised in the nodes' settings so that the tasks stay.
 """
 
 import os
@@ -60,17 +60,20 @@ def plant(node_dir, snapshot, index):
         f.write(header + encoded)
 
 
-def main():
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    cluster, snapshot, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def plant_all(cluster, snapshot, index, names=()):
     for name in sorted(os.listdir(cluster)):
         config = os.path.join(cluster, name, "nodelinkd.conf")
-        if os.path.exists(config):
+        if os.path.exists(config) and (not names or name in names):
             plant(os.path.join(cluster, name), snapshot, index)
             if "retention-count" not in settings(config):
                 with open(config, "a", encoding="utf-8") as f:
                     f.write("retention-count = 4000000\nretention-time = 720h\n")
+
+
+def main():
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    plant_all(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])
 
 
 if __name__ == "__main__":
