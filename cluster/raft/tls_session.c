@@ -61,7 +61,8 @@ static int broken(struct nl_tls_session *s) {
         return fail(s, NL_EAUTH, "it shows no certificate", "");
     }
     if (reason >= SSL_AD_REASON_OFFSET) {
-        return fail(s, NL_EAUTH, "it refuses this node's certificate or TLS", text);
+        return fail(s, NL_EAUTH, "it refuses this node's certificate or TLS, its log says why",
+                    text);
     }
     return fail(s, NL_EINVAL, "broken TLS", text);
 }

@@ -184,7 +184,7 @@ static void refused_server(const char *ca, const char *server, const char *host,
     open_pair(n1, context, host);
     run();
     assert_why(&pair.client, NL_EAUTH, why);
-    assert_why(&pair.server, NL_EAUTH, "it refuses this node's certificate or TLS: ");
+    assert_why(&pair.server, NL_EAUTH, "it refuses this node's certificate or TLS, ");
     assert_false(nl_tls_session_ready(pair.server.session));
     close_pair();
     nl_tls_context_free(context);
@@ -203,7 +203,7 @@ static void refused_client(const char *client, const char *why) {
     open_pair(context, n2, "127.0.0.1");
     run();
     assert_why(&pair.server, NL_EAUTH, why);
-    assert_why(&pair.client, NL_EAUTH, "it refuses this node's certificate or TLS: ");
+    assert_why(&pair.client, NL_EAUTH, "it refuses this node's certificate or TLS, ");
     assert_int_equal(pair.server.n_got, 0);
     close_pair();
     nl_tls_context_free(context);
