@@ -6,6 +6,7 @@ operation may still take effect at any later time.
 """
 
 import dataclasses
+import re
 import threading
 import time
 
@@ -115,3 +116,40 @@ def write_edn(path, ops):
     with open(path, "w") as f:
         for i, op in enumerate(ops):
             f.write(op_edn(i, op, start) + "\n")
+
+
+# ---- and back --------------------------------------------------------------------------
+
+TOKEN = re.compile(r'[\s,]*([{}\[\]]|"(?:\\.|[^"\\])*"|[^\s,{}\[\]"]+)')
+WORDS = {"nil": None, "true": True, "false": False}
+
+
+def _value(token):
+    if token.startswith('"'):
+        return token[1:-1].replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
+    if token.startswith(":"):
+        return token[1:]
+    if token in WORDS:
+        return WORDS[token]
+    return float(token) if "." in token or "e" in token else int(token)
+
+
+def parse_edn(text):
+    """What edn() writes, but sets; keywords become strings."""
+    stack = [[]]
+    for token in TOKEN.findall(text):
+        if token in "[{":
+            stack.append([token])
+        elif token in "]}":
+            kind, *items = stack.pop()
+            stack[-1].append(dict(zip(items[::2], items[1::2])) if kind == "{" else items)
+        else:
+            stack[-1].append(_value(token))
+    return stack[0][0]
+
+
+def read_edn(path):
+    """Operations; their times count from the first one."""
+    with open(path) as f:
+        found = [parse_edn(line) for line in f]
+    return [Op(o["process"], o["type"], o["f"], o["value"], o["time"]) for o in found]

@@ -5,8 +5,20 @@ import datetime
 import json
 import shutil
 
-from history import edn, write_edn
+import checkers
+from evidence import Line
+from history import edn, read_edn, write_edn
+from observe import Hash, Sample, Seen
 
+# Fields of a Run that are not lists of things seen.
+REST = [
+    "took_effect",
+    "faults_due",
+    "deaths",
+    "log_findings",
+    "harness_errors",
+    "not_recovered",
+] + ["retention", "warm_up_s", "gap_limit_s"]
 EXIT = {True: 0, False: 1, "unknown": 2}
 WORDS = {True: "valid", False: "INVALID", "unknown": "UNKNOWN"}
 
@@ -38,6 +50,10 @@ class Store:
             for tasks in run.final.values():
                 for seen in tasks.values():
                     f.write(json.dumps({"what": "final", **dataclasses.asdict(seen)}) + "\n")
+        rest = {k: getattr(run, k) for k in REST}
+        begin = run.ops[0].time if run.ops else 0
+        rest["loaded"] = [t - begin for t in run.loaded]
+        (self.dir / "run.json").write_text(json.dumps(rest, indent=1) + "\n")
 
     def logs(self, cluster):
         for path in cluster.log_files():
@@ -53,6 +69,23 @@ class Store:
         (self.dir / "summary.txt").write_text(text)
         print(text, end="", flush=True)
         return EXIT[judged["valid"]]
+
+
+def load(directory):
+    """The Run that raw() wrote."""
+    run = checkers.Run(**json.loads((directory / "run.json").read_text()))
+    run.ops = read_edn(directory / "history.edn")
+    kinds = {"journal": Line, "ended": Seen, "hashes": Hash, "samples": Sample, "final": Seen}
+    with open(directory / "observed.jsonl") as f:
+        for line in f:
+            fields = json.loads(line)
+            what = fields.pop("what")
+            item = kinds[what](**fields)
+            if what == "final":
+                run.final.setdefault(item.node, {})[item.task] = item
+            else:
+                getattr(run, what).append(item)
+    return run
 
 
 def summary(judged):

@@ -73,7 +73,12 @@ def one_run(cluster, args, make_nemesis, store):
     )
     nemesis = make_nemesis(cluster, history, args)
     watcher = observe.Observer(cluster, lambda: {nemesis.down} if nemesis else set())
-    run = checkers.Run(retention=args.retention, faults_due=nemesis is not None)
+    run = checkers.Run(
+        retention=args.retention,
+        faults_due=nemesis is not None,
+        warm_up_s=warm_up(args),
+        gap_limit_s=10.0 * SLOW,
+    )
     begin, seconds = time.monotonic_ns(), args.minutes * 60
     watcher.start()
     load.start()
@@ -89,15 +94,17 @@ def one_run(cluster, args, make_nemesis, store):
     recover(cluster, run, store)
     watcher.stop()
     final_reads(cluster, run, store.say)
-    collect(run, history, journal, load, nemesis, watcher, cluster)
+    run.log_findings = cluster.sanitizer_reports()[:4000]
+    collect(run, history, journal, load, nemesis, watcher)
     store.raw(run)
-    return checkers.judge(run, growth={"warm_up_s": warm_up(args)}, gaps={"limit_s": 10.0 * SLOW})
+    return checkers.judge(run)
 
 
 def warm_up(args):
-    """Seconds until everything that is kept up to a bound has come to it: nodes' ended tasks,
-    supervisors' memory of what they must not start again."""
-    return max(60, 1.2 * max(args.retention, REMEMBERED * args.agents) / args.rate)
+    """Seconds until everything that is kept up to a bound has come to it: ended tasks by the nodes,
+    what they must not start again by the supervisors."""
+    supervisors = max(60, 1.2 * REMEMBERED * args.agents / args.rate)
+    return {"": max(60, 1.2 * args.retention / args.rate), "supervisor": supervisors}
 
 
 def progress(store, history, seconds, after=0):
@@ -147,7 +154,7 @@ def final_reads(cluster, run, say=lambda text: None):
     say("final reads: " + ", ".join(f"{n} {len(t)}" for n, t in run.final.items()))
 
 
-def collect(run, history, journal, load, nemesis, watcher, cluster):
+def collect(run, history, journal, load, nemesis, watcher):
     run.ops = list(history.ops)
     run.journal = evidence.read(journal)
     run.ended = [s for seen in watcher.ended.values() for s in seen]
@@ -156,4 +163,3 @@ def collect(run, history, journal, load, nemesis, watcher, cluster):
     run.deaths = watcher.deaths
     run.harness_errors = load.errors + watcher.errors + (nemesis.errors if nemesis else [])
     run.took_effect = nemesis.took_effect if nemesis else {}
-    run.log_findings = cluster.sanitizer_reports()[:4000]

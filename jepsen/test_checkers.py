@@ -391,6 +391,18 @@ def test_a_restart_is_no_growth():
     assert checkers.judge(run)["growth"]["valid"] is True
 
 
+def test_what_fills_up_to_a_bound_is_no_growth():
+    """But only for as long as its kind of process may take."""
+    run = good_run()
+    for name in ("a1.supervisor", "n1"):
+        run.samples = [
+            Sample(name, 7, t, t, 9000 + 10 * min(t, 500), 40) for t in range(0, 1000, 5)
+        ]
+        run.warm_up_s = {"": 60, "supervisor": 600}
+        judged = checkers.judge(run)["growth"]
+        assert judged["valid"] is (name == "a1.supervisor"), judged
+
+
 def test_concurrent_reads_may_differ():
     run = good_run()
     fields = {"task": "t1", "node": "n1"}
@@ -478,6 +490,27 @@ def test_the_command_refuses_to_run_without_evidence(tmp_path):
     for journal, task in ((tmp_path / "none/journal", "t"), (tmp_path / "journal", "other")):
         r = subprocess.run([runner.TASK, journal, task], env=env, capture_output=True)
         assert r.returncode == 99 and not r.stdout
+
+
+def test_a_stored_run_is_judged_the_same(tmp_path):
+    for plant in (
+        lambda run: None,
+        lost,
+        read_index_goes_back,
+        hash_differs,
+        memory_grows,
+        long_gap,
+    ):
+        run = good_run()
+        plant(run)
+        store = report.Store(tmp_path, plant.__name__)
+        store.raw(run)
+        assert checkers.judge(report.load(store.dir)) == checkers.judge(run)
+
+
+def test_edn_comes_back():
+    value = {"a": 'x"\\ {1}\n', "b": [1, -2.5, None, True, []], "c": {"d e": {}, "f": ":g, h"}}
+    assert history.parse_edn(history.edn(value)) == value
 
 
 def test_journal_lines():
