@@ -7,6 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "cluster/raft/handshake.h"
+#include "cluster/raft/tls_session.h"
 #include "common/base/err.h"
 #include "tests/unit/cluster/certs.h"
 #include "tests/unit/cluster/fixture.h"
@@ -220,6 +222,98 @@ static void strangers(void **state) {
     fixture_assert_equal(&f);
 }
 
+// ---- a peer made by hand ---------------------------------------------------------
+
+// Says it is node 2 and knows the secret.
+struct peer {
+    int fd;
+    struct nl_tls_session *session;
+    struct nl_handshake hs;
+    uint8_t binding[NL_TLS_BINDING_LEN];
+    bool binds;
+    uint8_t in[256];
+    size_t len;
+    enum { TO_GREET, GREETED, PROVEN, READY, CUT } at;
+};
+
+static void peer_step(struct peer *p) {
+    uint8_t out[NL_HS_MESSAGE_MAX];
+    if (p->at == TO_GREET && nl_tls_session_ready(p->session)) {
+        nl_hs_make_hello(&p->hs, out);
+        assert_int_equal(nl_tls_session_write(p->session, out, NL_HS_HELLO_LEN), NL_OK);
+        assert_int_equal(nl_tls_session_binding(p->session, p->binding), NL_OK);
+        p->hs.binding = p->binds ? p->binding : NULL;
+        p->at = GREETED;
+    } else if (p->at == GREETED && p->len == NL_HS_CHALLENGE_LEN) {
+        if (nl_hs_answer_challenge(&p->hs, p->in, out) != NL_OK) {
+            memset(out, 0x5a, sizeof out);  // goes on although it can't
+        }
+        assert_int_equal(nl_tls_session_write(p->session, out, NL_HS_PROOF_LEN), NL_OK);
+        p->at = PROVEN;
+        p->len = 0;
+    } else if (p->at == PROVEN && p->len == NL_HS_READY_LEN) {
+        p->at = READY;
+    }
+}
+
+static bool peer_turn(struct fixture *fixture, void *arg) {
+    struct peer *p = arg;
+    uint8_t wire[8192];
+    (void)fixture;
+    ssize_t n = recv(p->fd, wire, sizeof wire, MSG_DONTWAIT);
+    if (n > 0) {
+        assert_int_equal(nl_tls_session_put(p->session, wire, (size_t)n), NL_OK);
+    }
+    ssize_t got = nl_tls_session_read(p->session, p->in + p->len, sizeof p->in - p->len);
+    p->len += got > 0 ? (size_t)got : 0;
+    peer_step(p);
+    size_t len = nl_tls_session_take(p->session, wire, sizeof wire);
+    if (len > 0) {
+        send(p->fd, wire, len, MSG_NOSIGNAL);
+    }
+    if (got < 0 || n == 0) {
+        p->at = CUT;
+    }
+    return p->at == READY || p->at == CUT;
+}
+
+static int join(const char *pair, bool binds) {
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct nl_tls_context *context = NULL;
+    struct peer p = {.binds = binds};
+    char text[512];
+    p.hs = (struct nl_handshake){.cluster_name = "test",
+                                 .secret = fixture_secret,
+                                 .secret_len = sizeof fixture_secret,
+                                 .client_id = 2,
+                                 .server_id = 1,
+                                 .client_address = f.nodes[1].raft_address,
+                                 .server_address = f.nodes[0].raft_address};
+    use(1, "ca", pair);
+    assert_int_equal(nl_tls_context_new(tls[1].ca_file, tls[1].cert_file, tls[1].key_file, NULL,
+                                        &context, text, sizeof text),
+                     NL_OK);
+    assert_int_equal(nl_tls_session_new(context, "127.0.0.1", &p.session), NL_OK);
+    addr.sin_port = htons((uint16_t)atoi(strchr(f.nodes[0].raft_address, ':') + 1));
+    p.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(p.fd, (struct sockaddr *)&addr, sizeof addr), 0);
+    assert_true(fixture_until(&f, 10000, peer_turn, &p));
+    close(p.fd);
+    nl_tls_session_free(p.session);
+    nl_tls_context_free(context);
+    return p.at;
+}
+
+// The secret and a certificate of the CA are not enough: it must be that node's, and the proof must
+// be made for this very TLS connection.
+static void right_secret_on_the_wrong_connection(void **state) {
+    (void)state;
+    fixture_start(&f, 0);
+    assert_int_equal(join("n2", true), READY);
+    assert_int_equal(join("far", true), CUT);
+    assert_int_equal(join("n2", false), CUT);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -233,6 +327,7 @@ int main(void) {
         TEST(rotation),
         TEST(certificate_of_another_host),
         TEST(strangers),
+        TEST(right_secret_on_the_wrong_connection),
     };
     return cmocka_run_group_tests(tests, open_certs, close_certs);
 }
