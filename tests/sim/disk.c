@@ -529,7 +529,8 @@ static int io_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
     g->pending.run = run_get;
     g->pending.digest = 4;
     g->req = req;
-    sim_post(node_of(io), 200 + sim_exponential(2 * SIM_MS), &g->pending);
+    uint64_t read_us = node_of(io)->disk.read_us;
+    sim_post(node_of(io), read_us > 0 ? read_us : 200 + sim_exponential(2 * SIM_MS), &g->pending);
     return 0;
 }
 

@@ -227,6 +227,7 @@ void sim_faults_heal(void) {
         node->disk.fail = 0;
         node->disk.full = false;
         node->disk.latency_us = 300;
+        node->disk.read_us = 0;
         node->disk.hung_until_us = 0;
         node->paused_until_us = 0;
     }

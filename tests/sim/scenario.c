@@ -204,6 +204,66 @@ static void hand_over(void) {
     SIM_CHECK(sim.counts[SIM_ELECTIONS] > before + 20, "leadership was not handed over");
 }
 
+static struct sim_node *leader_or_fail(void) {
+    for (unsigned i = 0; i < 10 && sim_leader() == NULL; i++) {
+        sim_run_for(SIM_S);
+    }
+    reach(sim_leader() != NULL, "a leader");
+    return sim_leader();
+}
+
+// The leader's snapshot is of an older term when it decides to send it; while it is read, one of
+// this term is stored. What is sent must be one or the other.
+static void newer_snapshot(void) {
+    settle();
+    sim_clients_init(12);
+    for (unsigned round = 0; round < 3; round++) {
+        struct sim_node *leader = leader_or_fail();
+        struct sim_node *away = &sim.nodes[(leader->index + 1) % sim.n];
+        if (away->up) {
+            sim_node_crash(away, false);
+        }
+        sim_run_for(3 * SIM_S);
+        sim_as_node(leader, step_down_body, NULL);
+        sim_node_wake(leader);
+        sim_run_for(60 * SIM_MS);
+        for (unsigned i = 0; i < sim.n; i++) {
+            sim.nodes[i].disk.read_us = 100 * SIM_MS + sim_below(SIM_S);
+        }
+        sim_node_start(away);
+        sim_run_for(2 * SIM_S);
+    }
+    SIM_CHECK(sim.counts[SIM_SNAPSHOTS_INSTALLED] > 0, "no snapshot was installed");
+}
+
+// A snapshot is long on its way; its sender is deposed meanwhile and leads again.
+static void late_snapshot(void) {
+    settle();
+    sim_clients_init(12);
+    for (unsigned round = 0; round < 5; round++) {
+        struct sim_node *leader = leader_or_fail();
+        struct sim_node *away = &sim.nodes[(leader->index + 1) % sim.n];
+        struct sim_node *third = &sim.nodes[(leader->index + 2) % sim.n];
+        if (away->up) {
+            sim_node_crash(away, false);
+        }
+        sim_run_for(4 * SIM_S);
+        sim.links[leader->index][away->index].latency_us = 500 * SIM_MS;
+        sim_node_start(away);
+        sim_run_for(600 * SIM_MS + sim_below(SIM_S));
+        for (unsigned i = 0; i < 2; i++) {
+            struct sim_node *from = i == 0 ? leader : third;
+            if (is_leader(from)) {
+                sim_as_node(from, step_down_body, NULL);
+                sim_node_wake(from);
+            }
+            sim_run_for(100 * SIM_MS);
+        }
+        sim_run_for(2 * SIM_S);
+        sim.links[leader->index][away->index].latency_us = 200;
+    }
+}
+
 static const struct {
     const char *name;
     unsigned nodes;
@@ -213,6 +273,8 @@ static const struct {
     {"install-and-kill", 3, install_and_kill},
     {"all-off", 3, all_off},
     {"hand-over", 5, hand_over},
+    {"newer-snapshot", 3, newer_snapshot},
+    {"late-snapshot", 3, late_snapshot},
 };
 
 bool sim_scenario_run(const char *name) {

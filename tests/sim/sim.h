@@ -144,6 +144,7 @@ struct sim_disk {
     bool snapshot_under_way;  // of the own state
     // Faults.
     uint64_t latency_us;
+    uint64_t read_us;  // how long it takes to read the snapshot; 0: some milliseconds
     uint64_t hung_until_us;
     bool broken;    // a write failed in this life
     unsigned fail;  // enum sim_fail, bits: the next write of that kind fails
