@@ -92,11 +92,13 @@ uint64_t sim_disk_last(const struct sim_disk *disk) {
     return disk->first + disk->n - 1;
 }
 
+// Where a snapshot ends, it counts: a crash may have left the log that it was to replace.
 static uint64_t term_at(const struct sim_disk *disk, uint64_t index) {
-    if (index >= disk->first && index < disk->first + disk->n) {
-        return disk->entries[index - disk->first].term;
+    if (index == disk->snapshot.index) {
+        return disk->snapshot.term;
     }
-    return index == disk->snapshot.index ? disk->snapshot.term : 0;
+    bool held = index >= disk->first && index < disk->first + disk->n;
+    return held ? disk->entries[index - disk->first].term : 0;
 }
 
 static void store_entry(struct sim_node *node, uint64_t index, const struct raft_entry *from) {
