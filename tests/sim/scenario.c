@@ -154,10 +154,10 @@ static unsigned settle(void) {
 static void install_and_kill(void) {
     settle();
     sim_clients_init(8);
-    for (unsigned round = 0; round < 12; round++) {
+    for (unsigned round = 0; round < 4; round++) {
         unsigned away = (unsigned)((sim_leader() != NULL ? sim_leader()->index : 0) + 1) % sim.n;
         sim_node_crash(&sim.nodes[away], true);
-        sim_run_for(6 * SIM_S);
+        sim_run_for(4 * SIM_S);
         sim.nodes[away].disk.latency_us = 20 * SIM_MS;
         sim_node_start(&sim.nodes[away]);
         sim_run_for(sim_below(200 * SIM_MS));
