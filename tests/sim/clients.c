@@ -220,6 +220,8 @@ static void propose_generated(struct sim_node *node, unsigned client) {
     assert(command != NULL);
     if (command->body_case == NODELINK__V1__COMMAND__BODY_NODE_UP) {
         // Only a node itself says so: made up, it would look like a lost data directory.
+        nodelink__v1__node_up__free_unpacked(command->node_up, NULL);
+        command->node_up = NULL;
         command->body_case = NODELINK__V1__COMMAND__BODY__NOT_SET;
     }
     struct job job = {request_new(node, COMMAND, client), command};
