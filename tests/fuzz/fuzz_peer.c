@@ -113,15 +113,20 @@ static void run(struct nl_cluster *cluster, struct nl_rpc_call *call, const uint
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct nl_cluster cluster;
     static uv_loop_t loop;
+    static struct nl_state *state;  // empty; no request changes it
     struct nl_rpc_call call = {.peer = "ipv4:127.0.0.1:1"};
     struct nl_rpc_status status = {.code = NL_RPC_OK};
     if (size == 0) {
         return 0;
     }
+    if (state == NULL) {
+        fuzz_require(nl_state_new(NULL, &state) == NL_OK, "there is memory for a state");
+    }
     // Invalid commands are an error worth a line each; not here.
     nl_log_init(NL_LOG_OFF, NL_LOG_TEXT, "fuzz");
     memset(&cluster, 0, sizeof cluster);
     cluster.loop = &loop;
+    cluster.state = state;
     cluster.id = 1;
     cluster.info.role = (data[0] & 1) != 0 ? NL_RAFT_LEADER : NL_RAFT_FOLLOWER;
     cluster.disk_full = (data[0] & 2) != 0;
