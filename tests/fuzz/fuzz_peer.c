@@ -113,6 +113,7 @@ static void run(struct nl_cluster *cluster, struct nl_rpc_call *call, const uint
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct nl_cluster cluster;
     static uv_loop_t loop;
+    static const struct nl_state_limits limits;
     static struct nl_state *state;  // empty; no request changes it
     struct nl_rpc_call call = {.peer = "ipv4:127.0.0.1:1"};
     struct nl_rpc_status status = {.code = NL_RPC_OK};
@@ -120,7 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     if (state == NULL) {
-        fuzz_require(nl_state_new(NULL, &state) == NL_OK, "there is memory for a state");
+        fuzz_require(nl_state_new(&limits, &state) == NL_OK, "there is memory for a state");
     }
     // Invalid commands are an error worth a line each; not here.
     nl_log_init(NL_LOG_OFF, NL_LOG_TEXT, "fuzz");
