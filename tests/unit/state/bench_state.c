@@ -1,4 +1,6 @@
 // Speed and memory with many tasks; run by hand: bench_state [tasks]
+// bench_state TASKS FILE only writes the state's snapshot: for tests/scale, whose nodes start with
+// it.
 //
 // Every task is submitted, started and finished on one of a thousand agents, then some are applied
 // while a snapshot is held, as a node does it.
@@ -18,6 +20,7 @@
 
 static struct nl_state *state;
 static uint64_t sequence;
+static uint64_t begin_ms = 1700000000000;
 static uint32_t *latency_ns;  // of each command of a phase
 static size_t n_latency;
 
@@ -43,7 +46,7 @@ static void apply(Nodelink__V1__Command *command) {
     command->boot = 1;
     command->sequence = ++sequence;
     command->ack_below = sequence > 3000 ? sequence - 3000 : 0;
-    command->time_ms = 1700000000000 + sequence / 20;
+    command->time_ms = begin_ms + sequence / 20;
     size_t len = nodelink__v1__command__pack(command, data);
     uint64_t before = nl_clock_mono_ns();
     must(nl_state_apply(state, sequence, data, len, on_effect, NULL), "apply");
@@ -103,7 +106,7 @@ static void finish(uint32_t i) {
     r.kind = NODELINK__V1__TASK_RESULT__KIND__EXITED;
     r.stdout_bytes = i;
     r.stdout_sha256 = r.stderr_sha256 = (ProtobufCBinaryData){sizeof sha256, sha256};
-    r.started_ms = r.finished_ms = 1700000000000;
+    r.started_ms = r.finished_ms = begin_ms;
     m.task_id = task;
     m.agent_id = agent;
     m.attempt = 1;
@@ -266,11 +269,41 @@ static void scan(uint32_t i) {
     latency_ns[n_latency++] = (uint32_t)(nl_clock_mono_ns() - before);
 }
 
+static void make_tasks(uint32_t tasks) {
+    prepare();
+    for (uint32_t i = 0; i < tasks; i++) {
+        submit(i);
+        start(i);
+        finish(i);
+    }
+}
+
+// Prints the index that the snapshot is of.
+static int write_file(uint32_t tasks, const char *path) {
+    struct writer w = {0};
+    // Not long ago, so that the tasks stay within their retention time.
+    begin_ms = nl_clock_wall_ms() - 3600 * 1000;
+    make_tasks(tasks);
+    must(nl_state_snapshot_begin(state, &w.snapshot), "snapshot begin");
+    must(nl_state_snapshot_write(w.snapshot, &w.data, &w.len), "snapshot write");
+    nl_state_snapshot_end(state, w.snapshot);
+    FILE *file = fopen(path, "wb");
+    bool ok = file != NULL && fwrite(w.data, 1, w.len, file) == w.len;
+    ok = file != NULL && fclose(file) == 0 && ok;
+    printf("%llu\n", (unsigned long long)nl_state_index(state));
+    free(w.data);
+    nl_state_free(state);
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
 int main(int argc, char **argv) {
     uint32_t tasks = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1000000;
     // The limit of active tasks is out of the way: all are submitted before the first starts.
     const struct nl_state_limits limits = {.tasks_per_agent_active_max = tasks / AGENTS + 100};
     must(nl_state_new(&limits, &state), "new");
+    if (argc > 2) {
+        return write_file(tasks, argv[2]);
+    }
     prepare();
     latency_ns = malloc(((size_t)tasks + 1) * sizeof *latency_ns);
     if (tasks == 0 || latency_ns == NULL) {
