@@ -43,19 +43,23 @@ static void on_fatal(void *user, const char *why) {
 
 // ---- ports and files -----------------------------------------------------------
 
-// Below the range that the kernel gives to outgoing connections: it is free later, too.
+// Below the range that the kernel gives to outgoing connections: it is free later, too. Never the
+// same twice.
 static uint16_t free_port(void) {
+    static bool given[UINT16_MAX + 1];
     for (;;) {
         uint16_t r = 0;
         nl_random_bytes(&r, sizeof r);
         struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-        addr.sin_port = htons((uint16_t)(10000 + r % 22000));
+        uint16_t port = (uint16_t)(10000 + r % 22000);
+        addr.sin_port = htons(port);
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         assert_true(fd >= 0);
         bool is_free = bind(fd, (struct sockaddr *)&addr, sizeof addr) == 0;
         close(fd);
-        if (is_free) {
-            return ntohs(addr.sin_port);
+        if (is_free && !given[port]) {
+            given[port] = true;
+            return port;
         }
     }
 }

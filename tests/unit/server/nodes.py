@@ -35,13 +35,19 @@ from nodelink.v1 import command_pb2, control_pb2, control_pb2_grpc, task_pb2, ta
 TOKEN = "an-admin-token"
 
 
+given_ports = set()
+
+
 def free_port():
-    """Below the range that the kernel gives to outgoing connections: it is free later, too."""
+    """Below the range that the kernel gives to outgoing connections: it is free later, too. Never
+    the same twice: a node whose port another one has ends, and that one answers in its place."""
     while True:
         port = random.randint(10000, 32000)
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", port))
-            return port
+            if port not in given_ports:
+                given_ports.add(port)
+                return port
 
 
 def wait_for(what, condition, seconds=20):
