@@ -173,6 +173,21 @@ static int by_id(const void *a, const void *b) {
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
+// Two nodes of one address would be one node that is counted twice.
+static const char *shared_address(const struct nl_settings *s, size_t n) {
+    for (size_t i = 0; i < 2 * n; i++) {
+        const struct nl_cluster_member *a = &s->members[i / 2];
+        const char *x = i % 2 == 0 ? a->raft_address : a->grpc_address;
+        for (size_t j = 0; j < i; j++) {
+            const struct nl_cluster_member *b = &s->members[j / 2];
+            if (strcmp(x, j % 2 == 0 ? b->raft_address : b->grpc_address) == 0) {
+                return x;
+            }
+        }
+    }
+    return NULL;
+}
+
 static int parse_members(struct nl_settings *s, const char *file, struct nl_config_error *error) {
     size_t n = s->members_text.count;
     if (n > MAX_MEMBERS) {
@@ -198,6 +213,11 @@ static int parse_members(struct nl_settings *s, const char *file, struct nl_conf
             return refuse(error, file, "members", "two nodes with the id %llu",
                           (unsigned long long)s->members[i].id);
         }
+    }
+    const char *shared = shared_address(s, n);
+    if (shared != NULL) {
+        return refuse(error, file, "members", "%s stands there twice; each address is one's own",
+                      shared);
     }
     return NL_OK;
 }
