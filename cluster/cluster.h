@@ -144,6 +144,8 @@ struct nl_cluster_peer_status {
     const char *role;       // "voter", "learner", "spare"
     uint64_t last_seen_ms;  // since the last word from it on any link; UINT64_MAX: never
     uint64_t boot;          // as it last said; 0: not known
+    // While this node leads: the highest index known to be on that member's disk; else 0.
+    uint64_t match_index;
 };
 
 struct nl_cluster_status {

@@ -135,6 +135,7 @@ const struct nl_cluster_peer_status *nl_cluster_peer_next(struct nl_cluster *clu
         .role = role != NULL ? role : "spare",
         .last_seen_ms = seen_ago_ms(cluster, m->id),
         .boot = link != NULL ? link->boot : cluster->boot,
+        .match_index = nl_raft_match(cluster->raft, m->id),
     };
     return status;
 }

@@ -45,6 +45,7 @@ static size_t fill_members(struct nl_server *server, Nodelink__V1__Member *recor
         m->role = nl_message_text(peer->role);
         m->up = node != NULL && node->up;
         m->last_seen_ms = peer->id == nl_cluster_id(server->cluster) ? 0 : peer->last_seen_ms;
+        m->match_index = peer->match_index;
         pointers[n++] = m;
     }
     return n;

@@ -42,7 +42,6 @@ static json_t *hash_json(const Reply *reply) {
 
 static json_t *node_json(const struct nl_overview *o, const struct nl_node_view *node) {
     const Reply *r = node->reply;
-    bool match = r != NULL || node->match_index > 0;
     json_t *object = json_object();
     json_object_set_new(object, "name", json_string(node->name));
     json_object_set_new(object, "id", json_integer((json_int_t)node->id));
@@ -50,8 +49,9 @@ static json_t *node_json(const struct nl_overview *o, const struct nl_node_view 
     json_object_set_new(object, "role", json_string(node->role));
     json_object_set_new(object, "state", json_string(state_name(node->state)));
     json_object_set_new(object, "term", number(r != NULL, r != NULL ? r->term : 0));
-    json_object_set_new(object, "commit", number(match, r != NULL ? r->commit : node->match_index));
+    json_object_set_new(object, "commit", number(r != NULL, r != NULL ? r->commit : 0));
     json_object_set_new(object, "applied", number(r != NULL, r != NULL ? r->applied : 0));
+    json_object_set_new(object, "match_index", number(node->match_index > 0, node->match_index));
     json_object_set_new(object, "lag", number(r != NULL, r != NULL ? lag(o, r) : 0));
     json_object_set_new(object, "agents", number(true, r != NULL ? r->agents : 0));
     json_object_set_new(object, "tasks", number(true, r != NULL ? r->tasks_active : 0));
@@ -158,8 +158,9 @@ static void add_node(const struct nl_overview *o, struct nl_table *table,
     nl_table_add(table, "%s", STATES[node->state]);
     nl_table_add(table, "%s", self ? "-" : nl_format_age(text, node->last_seen_ms));
     add_known(table, known, r->term);
-    add_known(table, known || node->match_index > 0, known ? r->commit : node->match_index);
+    add_known(table, known, r->commit);
     add_known(table, known, r->applied);
+    add_known(table, node->match_index > 0, node->match_index);
     add_known(table, known, known ? lag(o, r) : 0);
     nl_table_add(table, "%s", nl_format_us(text, r->fsync_p99_us));
     add_known(table, known, r->agents);
@@ -213,9 +214,9 @@ static void print_view(const struct nl_overview *o, FILE *out) {
 }
 
 void nl_overview_print(const struct nl_overview *o, bool color, FILE *out) {
-    static const char *const TITLES[] = {"NODE",   "ADDR",   "ROLE",    "STATE", "LAST-SEEN",
-                                         "TERM",   "COMMIT", "APPLIED", "LAG",   "FSYNC-p99",
-                                         "AGENTS", "TASKS",  "VERSION", "CERT",  NULL};
+    static const char *const TITLES[] = {
+        "NODE",  "ADDR", "ROLE",      "STATE",  "LAST-SEEN", "TERM",    "COMMIT", "APPLIED",
+        "MATCH", "LAG",  "FSYNC-p99", "AGENTS", "TASKS",     "VERSION", "CERT",   NULL};
     struct nl_table table;
     if (o->view == NULL) {
         return;

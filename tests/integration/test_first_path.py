@@ -123,6 +123,12 @@ def test_show_has_the_promised_fields(shared):
     assert {"name", "id", "role", "state", "term", "commit", "applied", "agents"} <= set(
         s["nodes"][0]
     )
+    # The leader knows how far each log is stored, its own too.
+    wait_for("all have stored this", lambda: stored_everywhere(shared) >= s["nodes"][0]["commit"])
+
+
+def stored_everywhere(cluster):
+    return min(n["match_index"] or 0 for n in cluster.status()["nodes"])
 
 
 def test_timeout_ends_the_tree(shared):

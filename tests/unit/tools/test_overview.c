@@ -108,6 +108,7 @@ static void test_healthy(void **state) {
     struct cluster c;
     init_cluster(&c);
     c.replies[2].applied = 90209;
+    c.members[1][2].match_index = 90210;
     look(&c);
     assert_int_equal(c.overview.health, NL_HEALTHY);
     assert_int_equal(nl_health_exit(c.overview.health), 0);
@@ -115,14 +116,14 @@ static void test_healthy(void **state) {
         c.text,
         "CLUSTER prod  HEALTHY  quorum 3/3  tolerates 1 more failure  leader n2 (term 41, for "
         "3m12s)\n"
-        "NODE  ADDR           ROLE      STATE  LAST-SEEN  TERM  COMMIT  APPLIED  LAG  FSYNC-p99  "
-        "AGENTS  TASKS  VERSION  CERT\n"
-        "n1    10.0.0.1:7000  follower  ok     40ms       41    90211   90211    0    1.8ms      "
-        "2493    37     1.2.0    -\n"
-        "n2    10.0.0.2:7000  leader    ok     -          41    90211   90211    0    1.8ms      "
-        "5012    37     1.2.0    -\n"
-        "n3    10.0.0.3:7000  follower  ok     40ms       41    90211   90209    2    1.8ms      "
-        "2493    37     1.2.0    -\n"
+        "NODE  ADDR           ROLE      STATE  LAST-SEEN  TERM  COMMIT  APPLIED  MATCH  LAG  "
+        "FSYNC-p99  AGENTS  TASKS  VERSION  CERT\n"
+        "n1    10.0.0.1:7000  follower  ok     40ms       41    90211   90211    90211  0    "
+        "1.8ms      2493    37     1.2.0    -\n"
+        "n2    10.0.0.2:7000  leader    ok     -          41    90211   90211    90211  0    "
+        "1.8ms      5012    37     1.2.0    -\n"
+        "n3    10.0.0.3:7000  follower  ok     40ms       41    90211   90209    90210  2    "
+        "1.8ms      2493    37     1.2.0    -\n"
         "AGENTS 9998 connected / 2 reconnecting / 0 unreachable / 0 lost   skew 75.5%\n"
         "TASKS  78 running / 0 waiting / 0 unknown / 0 ended\n"
         "view: n2, linearizable, as of 12:04:31Z\n");
@@ -140,7 +141,8 @@ static void test_degraded(void **state) {
     assert_int_equal(c.overview.health, NL_DEGRADED);
     assert_int_equal(nl_health_exit(c.overview.health), 1);
     expect_text(&c, "CLUSTER prod  DEGRADED  quorum 2/3  tolerates 0 more failures  leader n2 ");
-    expect_text(&c, "n1    10.0.0.1:7000  voter     DOWN   42s        -     88101   -        -  ");
+    expect_text(
+        &c, "n1    10.0.0.1:7000  voter     DOWN   42s        -     -       -        88101  -  ");
     expect_text(&c,
                 "! n1 down, last heard of 42s ago: can't connect to 10.0.0.1:7000. Next: start "
                 "nodelinkd there (10.0.0.1:7000)");
@@ -234,6 +236,11 @@ static void test_one_node(void **state) {
     assert_string_equal(c.overview.leader_name, "n2");
     assert_int_equal(c.overview.nodes[1].state, NL_NODE_OK);
     assert_int_equal(c.overview.nodes[2].state, NL_NODE_DOWN);
+    // Only a leader knows what the others have stored.
+    json_t *json = nl_overview_json(&c.overview);
+    json_t *node = json_array_get(json_object_get(json, "nodes"), 0);
+    assert_true(json_is_null(json_object_get(node, "match_index")));
+    json_decref(json);
 }
 
 static void test_nobody_answers(void **state) {
@@ -294,6 +301,9 @@ static void test_json(void **state) {
                         "down");
     assert_string_equal(json_string_value(json_object_get(json_array_get(nodes, 1), "role")),
                         "leader");
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(nodes, 0), "match_index")),
+                     90211);
+    assert_true(json_is_null(json_object_get(json_array_get(nodes, 0), "commit")));
     assert_non_null(json_object_get(json_object_get(o, "agents"), "connected"));
     json_decref(o);
     free(c.text);
