@@ -9,6 +9,7 @@
 #include "common/base/fs.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
+#include "common/base/tls_files.h"
 
 #define AT(field) offsetof(struct nl_settings, field)
 #define MAX_MEMBERS 9
@@ -315,7 +316,10 @@ static int check_tls(const struct nl_settings *s, const char *file, struct nl_co
                               : "tls-key-file",
                       "is missing; TLS needs tls-ca-file, tls-cert-file and tls-key-file");
     }
-    return NL_OK;
+    char text[sizeof error->text];
+    return nl_tls_key_check(s->tls_key_file, text, sizeof text) == NL_OK
+               ? NL_OK
+               : refuse(error, file, "tls-key-file", "%s", text);
 }
 
 static int check_values(const struct nl_settings *s, const char *file,

@@ -11,6 +11,7 @@
 #include "common/base/err.h"
 #include "common/base/fs.h"
 #include "common/base/log.h"
+#include "common/base/tls_files.h"
 
 #ifndef NL_VERSION
 #define NL_VERSION "unknown"
@@ -153,6 +154,9 @@ static int load_target(struct nl_cli *cli) {
             .cert_file = environment("NODELINK_CLIENT_CERT"),
             .key_file = environment("NODELINK_CLIENT_KEY"),
         };
+        if (nl_tls_key_check(cli->target.tls.key_file, error, sizeof error) != NL_OK) {
+            return nl_cli_usage(cli, "NODELINK_CLIENT_KEY: %s", error);
+        }
     }
     return load_token(cli);
 }

@@ -10,6 +10,7 @@
 #include "common/base/err.h"
 #include "common/base/fs.h"
 #include "common/base/text.h"
+#include "common/base/tls_files.h"
 
 enum { SERVERS_FILE_LEN_MAX = 64 * 1024, LABELS_MAX = 64, LABEL_LEN_MAX = 256 };
 
@@ -121,7 +122,10 @@ static int check_tls(const struct nl_link_settings *s, struct nl_config_error *e
     if ((s->tls_cert_file == NULL) != (s->tls_key_file == NULL)) {
         return fail(error, "tls-cert-file, tls-key-file: only one of the two is set");
     }
-    return NL_OK;
+    char text[sizeof error->text];
+    return nl_tls_key_check(s->tls_key_file, text, sizeof text) == NL_OK
+               ? NL_OK
+               : fail(error, "tls-key-file: %s", text);
 }
 
 static int check_log(const struct nl_link_settings *s, struct nl_config_error *error) {

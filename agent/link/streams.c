@@ -198,6 +198,10 @@ int nl_link_streams_connect(struct nl_link_streams *s, uint64_t call, const char
         if (stream != NULL) {
             free_stream(stream);
         }
+        if (rv == NL_EPERM) {
+            return explain(rv, "key file", s->settings->tls_key_file, ret_code, error_text,
+                           error_size);
+        }
         snprintf(error_text, error_size, "%s",
                  rv == NL_EIO || rv == NL_ENOTFOUND || rv == NL_EINVAL
                      ? "the TLS files can't be used, or the token has characters that can't be sent"

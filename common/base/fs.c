@@ -64,22 +64,31 @@ int nl_fs_read(const char *path, size_t limit, char **ret, size_t *ret_len) {
     return rv;
 }
 
-int nl_fs_read_secret(const char *path, char **ret) {
+int nl_fs_read_private(const char *path, size_t limit, char **ret, size_t *ret_len,
+                       mode_t *ret_mode) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    struct stat st;
+    *ret_mode = 0;
     if (fd < 0) {
         return errno_err();
     }
-    struct stat st;
-    char *data = NULL;
-    size_t len = 0;
     int rv = fstat(fd, &st) != 0 ? errno_err() : NL_OK;
     if (rv == NL_OK && (st.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+        *ret_mode = st.st_mode & 07777;
         rv = NL_EPERM;
     }
     if (rv == NL_OK) {
-        rv = read_all(fd, SECRET_LEN_MAX, &data, &len);
+        rv = read_all(fd, limit, ret, ret_len);
     }
     close(fd);
+    return rv;
+}
+
+int nl_fs_read_secret(const char *path, char **ret) {
+    char *data = NULL;
+    size_t len = 0;
+    mode_t mode;
+    int rv = nl_fs_read_private(path, SECRET_LEN_MAX, &data, &len, &mode);
     if (rv != NL_OK) {
         return rv;
     }

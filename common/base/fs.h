@@ -9,8 +9,11 @@
 
 // *ret is owned, NUL-terminated beyond *ret_len. NL_ENOTFOUND, NL_ETOOBIG, NL_EIO, NL_EPERM.
 int nl_fs_read(const char *path, size_t limit, char **ret, size_t *ret_len);
-// First line without its newline and trailing blanks: for token and key files. Refuses with
-// NL_EPERM a file that group or others may read.
+// The same of a file for its owner only: NL_EPERM too if group or others may do anything with it,
+// and then *ret_mode is its mode (permission bits), else 0.
+int nl_fs_read_private(const char *path, size_t limit, char **ret, size_t *ret_len,
+                       mode_t *ret_mode);
+// First line without its newline and trailing blanks: for token files. As nl_fs_read_private.
 int nl_fs_read_secret(const char *path, char **ret);
 int nl_fs_write_atomic(const char *path, const void *data, size_t len, mode_t mode);
 // mkdir -p with this mode for the parts it makes.

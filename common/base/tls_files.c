@@ -109,18 +109,45 @@ static void free_pem(char *pem[FILES]) {
     }
 }
 
+static int too_open(const char *path, mode_t mode, char *error_text, size_t error_size) {
+    snprintf(error_text, error_size,
+             "%s: mode %04o gives others access to the private key; chmod 600 it, and make a new "
+             "one if they used it",
+             path, (unsigned)mode & 07777);
+    return NL_EPERM;
+}
+
+int nl_tls_key_check(const char *path, char *error_text, size_t error_size) {
+    struct stat st;
+    bool open = path != NULL && stat(path, &st) == 0 && (st.st_mode & (S_IRWXG | S_IRWXO)) != 0;
+    return open ? too_open(path, st.st_mode, error_text, error_size) : NL_OK;
+}
+
+static int read_one(const char *path, bool is_private, char **ret, char *error_text,
+                    size_t error_size) {
+    size_t len;
+    mode_t mode = 0;
+    int rc = is_private ? nl_fs_read_private(path, PEM_BYTES_MAX, ret, &len, &mode)
+                        : nl_fs_read(path, PEM_BYTES_MAX, ret, &len);
+    if (mode != 0) {
+        return too_open(path, mode, error_text, error_size);
+    }
+    if (rc != NL_OK) {
+        snprintf(error_text, error_size, "%s: %s", path, nl_strerror(rc));
+    }
+    return rc == NL_OK ? NL_OK : NL_EIO;
+}
+
 static int read_all(const struct nl_tls_files *files, char *pem[FILES], char *error_text,
                     size_t error_size) {
     for (int i = 0; i < FILES; i++) {
-        size_t len;
         if (files->paths[i] == NULL) {
             continue;
         }
-        int rc = nl_fs_read(files->paths[i], PEM_BYTES_MAX, &pem[i], &len);
+        int rc = read_one(files->paths[i], i == KEY, &pem[i], error_text, error_size);
         if (rc != NL_OK) {
-            snprintf(error_text, error_size, "%s: %s", files->paths[i], nl_strerror(rc));
             free_pem(pem);
-            return NL_EIO;
+            return rc;
         }
     }
     return NL_OK;

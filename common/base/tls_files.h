@@ -15,8 +15,8 @@ struct nl_tls_pem {
 };
 
 // Reads and checks the files; each path may be NULL, but a certificate needs its key. NL_EIO:
-// can't be read; NL_EINVAL: not PEM, or key and certificate don't belong together; NL_ENOMEM;
-// with a sentence in error_text.
+// can't be read; NL_EPERM: group or others have access to the key file; NL_EINVAL: not PEM, or key
+// and certificate don't belong together; NL_ENOMEM; with a sentence in error_text.
 int nl_tls_files_open(const char *ca_file, const char *cert_file, const char *key_file,
                       struct nl_tls_files **ret, char *error_text, size_t error_size);
 void nl_tls_files_close(struct nl_tls_files *files);  // NULL is allowed
@@ -24,6 +24,9 @@ void nl_tls_files_close(struct nl_tls_files *files);  // NULL is allowed
 // they hold something new. Otherwise as from nl_tls_files_open, and the last good ones stay.
 int nl_tls_files_reload(struct nl_tls_files *files, bool force, bool *ret_new, char *error_text,
                         size_t error_size);
+// For the check of settings, before anything is opened. NL_EPERM with a sentence if group or others
+// have access to the key; NL_OK too for NULL and for a file that isn't there.
+int nl_tls_key_check(const char *path, char *error_text, size_t error_size);
 struct nl_tls_pem nl_tls_files_pem(const struct nl_tls_files *files);
 
 #endif

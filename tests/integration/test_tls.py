@@ -296,6 +296,37 @@ def test_certificate_of_another_host(cluster):
     assert "does not name 127.0.0.1, the host of this node's raft address" in cluster.log("n3")
 
 
+def test_key_that_others_can_read(cluster):
+    """Node, agent and client refuse it: file, mode and what to do are said; 0600 is taken."""
+    key = cluster.dir / "n3.key"
+    config = cluster.write_config("n3")
+    for mode in (0o640, 0o604, 0o620):
+        key.chmod(mode)
+        for args in (["--config", config], ["validate", config]):
+            r = subprocess.run([BIN / "nodelinkd", *args], capture_output=True, text=True)
+            assert r.returncode == 2, r.stderr
+            for word in (str(key), f"mode {mode:04o}", "chmod 600", "tls-key-file"):
+                assert word in r.stderr, r.stderr
+    agent = [BIN / "nodelink-agent", "--agent-id", "a9", "--state-dir", cluster.dir / "a9"]
+    agent += ["--token-file", cluster.dir / "a1.token", "--servers", cluster.env["NODELINK_ADDR"]]
+    agent += [x for k, file in cluster.tls("n3").items() for x in (f"--{k}", file)]
+    r = subprocess.run(agent, capture_output=True, text=True, timeout=60 * SLOW)
+    assert r.returncode == 2 and f"{key}: mode 0620" in r.stderr, (r.returncode, r.stderr)
+    env = {"NODELINK_CLIENT_KEY": str(key), "NODELINK_CLIENT_CERT": str(cluster.dir / "n3.pem")}
+    r = cluster.nl("task", "list", env=env, check=False)
+    assert r.returncode == 2 and f"{key}: mode 0620" in r.stderr, (r.returncode, r.stderr)
+    # A running node keeps the key that it has.
+    seen = len(cluster.log("n3"))
+    cluster.signal("n3", signal.SIGHUP)
+    cluster.wait_log("n3", "not", f"{key}: mode 0620", after=seen)
+    assert cluster.nl("run", "a1", "--addr", cluster.addr("n3"), "--", "true").returncode == 0
+    key.chmod(0o600)
+    cluster.stop("n3")
+    cluster.start_node("n3")
+    cluster.wait_healthy()
+    assert cluster.nl("task", "list", env=env).returncode == 0
+
+
 # ---- files and settings that change --------------------------------------------
 
 

@@ -34,6 +34,7 @@ static void write_pair(const char *name, X509 *cert, EVP_PKEY *key) {
     assert_int_equal(PEM_write_X509(f, cert), 1);
     fclose(f);
     f = open_file(name, ".key", "w");
+    assert_int_equal(fchmod(fileno(f), 0600), 0);
     assert_int_equal(PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL), 1);
     fclose(f);
 }

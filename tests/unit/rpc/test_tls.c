@@ -52,6 +52,7 @@ static void copy(const char *from, const char *to) {
     size_t len = fread(data, 1, sizeof data, in);
     fclose(in);
     FILE *out = fopen(path("next"), "w");
+    assert_int_equal(fchmod(fileno(out), 0600), 0);
     assert_int_equal(fwrite(data, 1, len, out), len);
     fclose(out);
     assert_int_equal(rename(path("next"), path(to)), 0);
