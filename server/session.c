@@ -5,6 +5,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "server/auth.h"
@@ -56,6 +57,9 @@ static void on_proposed(void *user, int result, struct nl_outcome outcome, uint6
     struct nl_session *s = report->session;
     bool registered = report->purpose == NL_SESSION_REGISTER;
     s->pending--;
+    if (report->purpose == NL_SESSION_FINISH && result == NL_OK) {
+        (void)NL_FAILPOINT("session.before_ack");
+    }
     if (registered && result == NL_OK && outcome.code == NL_OUTCOME_OK) {
         nl_log(NL_LOG_INFO, "session", "agent connected", "agent", s->agent_id, "epoch",
                nl_log_u64(outcome.value).s, "peer",
@@ -80,6 +84,9 @@ static int propose(struct nl_session *s, struct nl_session_action *a) {
     report->session = s;
     report->purpose = a->purpose;
     memcpy(report->task_id, a->task_id, len);
+    if (a->purpose == NL_SESSION_FINISH) {
+        (void)NL_FAILPOINT("session.result");
+    }
     uint64_t timeout = a->purpose == NL_SESSION_REGISTER ? REGISTER_TIMEOUT_MS : REPORT_TIMEOUT_MS;
     int rv = nl_cluster_propose(s->server->cluster, &a->command, timeout, on_proposed, report);
     if (rv != NL_OK) {

@@ -20,6 +20,7 @@
 #include "common/base/clock.h"
 #include "common/base/crypto.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 
 #define MODULE "link"
@@ -97,9 +98,15 @@ static void send_response(struct link *l, const struct nl_link_action *action) {
         nl_log(NL_LOG_ERROR, MODULE, "a response was not sent", "task", action->response->task_id,
                "reason", nl_strerror(rv), NULL);
     }
+    if (action->response->control_case == NODELINK__V1__TASK_RESPONSE__CONTROL_RESULT) {
+        (void)NL_FAILPOINT("link.result_sent");
+    }
 }
 
 static void send_to_supervisor(struct link *l, const struct nl_link_action *action) {
+    if (action->to_sup->body_case == NODELINK__V1__TO_SUPERVISOR__BODY_FORGET) {
+        (void)NL_FAILPOINT("link.before_forget");
+    }
     int rv = nl_link_sup_send(&l->sup, action->to_sup);
     if (rv != NL_OK && rv != NL_ECLOSED) {
         nl_log(NL_LOG_ERROR, MODULE, "the supervisor can't be told", "reason", nl_strerror(rv),

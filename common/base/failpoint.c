@@ -16,9 +16,16 @@
 #include "common/base/err.h"
 #include "common/base/log.h"
 
-enum { POINTS_MAX = 32, NAME_MAX_LEN = 64, SPEC_LEN_MAX = 4096 };
+enum {
+    POINTS_MAX = 32,
+    NAME_MAX_LEN = 64,
+    SPEC_LEN_MAX = 4096,
+    PATH_LEN = 4096,
+    ACTION_LEN = 32,
+    STOP_LOOK_NS = 1000000,
+};
 
-enum action { ACTION_KILL, ACTION_STALL, ACTION_ERROR };
+enum action { ACTION_KILL, ACTION_STALL, ACTION_ERROR, ACTION_STOP };
 
 struct point {
     char name[NAME_MAX_LEN];
@@ -32,6 +39,7 @@ struct point {
 static struct {
     pthread_mutex_t lock;
     bool loaded;
+    const char *dir;  // of the environment; NULL: none
     size_t count;
     struct point points[POINTS_MAX];
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -108,6 +116,7 @@ static int load(const char *spec) {
     memcpy(state.points, points, count * sizeof points[0]);
     state.count = count;
     state.loaded = true;
+    state.dir = getenv("NODELINK_FAILPOINT_DIR");
     return NL_OK;
 }
 
@@ -140,8 +149,60 @@ static bool chosen(struct point *p) {
     return random % 100 < p->percent;
 }
 
+// ---- armed by a file -------------------------------------------------------
+
+static void file_of(const struct point *p, char path[PATH_LEN]) {
+    snprintf(path, PATH_LEN, "%s/%s.%d", state.dir, p->name, (int)getpid());
+}
+
+static void read_action(const char *path, struct point *p) {
+    char text[ACTION_LEN] = "";
+    FILE *f = fopen(path, "re");
+    bool ok = f != NULL && fgets(text, sizeof text, f) != NULL;
+    if (f != NULL) {
+        fclose(f);
+    }
+    text[strcspn(text, "\n")] = '\0';
+    if (ok && strcmp(text, "stop") == 0) {
+        p->action = ACTION_STOP;
+    } else if (!ok || parse_action(text, p) != NL_OK) {
+        nl_log(NL_LOG_ERROR, "failpoint", "malformed file", "path", path, "action", text, NULL);
+        abort();
+    }
+}
+
+// The rename decides among processes and threads.
+static bool take_file(const char *name, struct point *ret) {
+    char armed[PATH_LEN], taken[PATH_LEN];
+    if (state.dir == NULL || strlen(name) >= NAME_MAX_LEN) {
+        return false;
+    }
+    *ret = (struct point){0};
+    snprintf(ret->name, sizeof ret->name, "%s", name);
+    snprintf(armed, sizeof armed, "%s/%s", state.dir, name);
+    if (access(armed, F_OK) != 0) {
+        return false;
+    }
+    file_of(ret, taken);
+    if (rename(armed, taken) != 0) {
+        return false;
+    }
+    read_action(taken, ret);
+    return true;
+}
+
+static void wait_for_removal(const struct point *p) {
+    char path[PATH_LEN];
+    file_of(p, path);
+    while (access(path, F_OK) == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = STOP_LOOK_NS}, NULL);
+    }
+}
+
+// ---- hits ------------------------------------------------------------------
+
 static bool act(const struct point *p) {
-    static const char *const names[] = {"kill", "stall", "error"};
+    static const char *const names[] = {"kill", "stall", "error", "stop"};
     nl_log(NL_LOG_WARN, "failpoint", "hit", "name", p->name, "action", names[p->action], NULL);
     if (p->action == ACTION_KILL) {
         kill(getpid(), SIGKILL);
@@ -151,6 +212,9 @@ static bool act(const struct point *p) {
                               .tv_nsec = (long)(p->stall_ms % 1000) * 1000000};
         while (nanosleep(&ts, &ts) != 0) {
         }
+    }
+    if (p->action == ACTION_STOP) {
+        wait_for_removal(p);
     }
     return p->action == ACTION_ERROR;
 }
@@ -169,7 +233,7 @@ bool nl_failpoint_hit(const char *name) {
         }
     }
     pthread_mutex_unlock(&state.lock);
-    return take && act(&found);
+    return (take || take_file(name, &found)) && act(&found);
 }
 
 #else

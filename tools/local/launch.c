@@ -57,7 +57,7 @@ static int find_program(const struct nl_cli *cli, const char *name, char *out) {
 // Our own settings and credentials are not for the children: a node would take NODELINKD_* for
 // its own, and an agent's tasks must not inherit the administrator's token.
 static char **child_environment(void) {
-    static const char KEPT[] = "NODELINK_FAILPOINTS=";
+    static const char KEPT[] = "NODELINK_FAILPOINT";  // ..S=, ..._DIR=: only test builds look
     size_t n = 0;
     while (environ[n] != NULL) {
         n++;

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
@@ -189,6 +190,56 @@ static void failpoints(void **state) {
     assert_false(NL_FAILPOINT("d"));
     nl_log_set_levels("info");
 }
+
+struct armed {
+    char dir[64], armed[128], taken[160];
+};
+
+static void arm(const struct armed *a, const char *action) {
+    FILE *f = fopen(a->armed, "w");
+    assert_non_null(f);
+    fputs(action, f);
+    fclose(f);
+}
+
+static void *remove_when_taken(void *arg) {
+    const struct armed *a = arg;
+    while (access(a->taken, F_OK) != 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    unlink(a->taken);
+    return NULL;
+}
+
+static void failpoint_armed_by_a_file(void **state) {
+    (void)state;
+    struct armed a = {.dir = "/tmp/nl-failpoint-XXXXXX"};
+    assert_non_null(mkdtemp(a.dir));
+    snprintf(a.armed, sizeof a.armed, "%s/x.y", a.dir);
+    snprintf(a.taken, sizeof a.taken, "%s.%d", a.armed, (int)getpid());
+    nl_log_set_levels("off");
+    setenv("NODELINK_FAILPOINT_DIR", a.dir, 1);
+    assert_int_equal(nl_failpoint_set(""), NL_OK);
+    assert_false(NL_FAILPOINT("x.y"));
+    arm(&a, "error");
+    assert_false(NL_FAILPOINT("x"));
+    assert_true(NL_FAILPOINT("x.y"));
+    assert_int_equal(access(a.taken, F_OK), 0);  // who took it
+    assert_false(NL_FAILPOINT("x.y"));           // once
+    unlink(a.taken);
+
+    pthread_t other;
+    arm(&a, "stop");
+    assert_int_equal(pthread_create(&other, NULL, remove_when_taken, &a), 0);
+    assert_false(NL_FAILPOINT("x.y"));  // comes back only when the file is gone
+    pthread_join(other, NULL);
+    assert_int_not_equal(access(a.taken, F_OK), 0);
+
+    unsetenv("NODELINK_FAILPOINT_DIR");
+    assert_int_equal(nl_failpoint_set(""), NL_OK);
+    assert_int_equal(rmdir(a.dir), 0);
+    nl_log_set_levels("info");
+}
 #endif
 
 int main(void) {
@@ -203,6 +254,7 @@ int main(void) {
         cmocka_unit_test(clocks_advance),
 #ifdef NL_FAILPOINTS
         cmocka_unit_test(failpoints),
+        cmocka_unit_test(failpoint_armed_by_a_file),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
