@@ -117,11 +117,15 @@ class Cluster:
     def up(self):
         r = self.local("up", *self.args, timeout=120 * SLOW)
         assert r.returncode == 0, f"local up: {r.stdout}{r.stderr}\n{self.logs()}"
-        for line in (self.dir / "env").read_text().splitlines():
-            line = line.removeprefix("export ").strip()
-            if "=" in line:
-                key, value = line.split("=", 1)
-                self.env[key] = value.strip("'\"")
+        # By a shell: what is started again from here needs the whole PATH that the file extends.
+        env = subprocess.run(
+            ["sh", "-c", '. "$0" && env -0', self.dir / "env"],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        self.env = dict(entry.split("=", 1) for entry in env.stdout.split("\0") if entry)
 
     def close(self, failed=False):
         if failed:
