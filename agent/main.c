@@ -71,7 +71,7 @@ static int run_validate(int argc, char **argv) {
 
 // What nl_link_supervisor_args gives, and no more.
 struct supervisor_settings {
-    char *state_dir, *agent_id, *log_level, *log_format;
+    char *state_dir, *agent_id, *lost_tasks, *spool_full, *log_level, *log_format;
     uint64_t kill_grace_ms, spool_task_bytes_max, spool_total_bytes_max, spool_keep_ms, tasks_max,
         idle_exit_ms;
 };
@@ -97,6 +97,8 @@ static const struct nl_config_key SUPERVISOR_KEYS[] = {
 static int run_supervisor(int argc, char **argv) {
     struct supervisor_settings s = {0};
     struct nl_config_error error;
+    {KEY("lost-tasks", NL_CONFIG_STRING, lost_tasks, "kill")},
+    {KEY("spool-full", NL_CONFIG_STRING, spool_full, "wait")},
     int argi = 0;
     int rv = nl_config_load(SUPERVISOR_KEYS, &s, NULL, argc, argv, &argi, &error);
     if (rv == NL_OK && (s.state_dir == NULL || argi < argc)) {
@@ -126,6 +128,8 @@ static int run_supervisor(int argc, char **argv) {
 // ---- dispatch --------------------------------------------------------------
 
 int main(int argc, char **argv) {
+        .leave_lost_running = strcmp(s.lost_tasks, "leave") == 0,
+        .drop_unread = strcmp(s.spool_full, "drop") == 0,
     const char *first = argc > 1 ? argv[1] : "";
     if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0 || strcmp(first, "help") == 0) {
         usage();

@@ -65,17 +65,22 @@ static const struct nl_config_key KEYS[] = {
          "debug, info, warn, error, off; or per module: info,link=debug")},
     {KEY("log-format", NL_CONFIG_STRING, log_format, "text", "LOG_FORMAT", "text or json")},
     {KEY("spool-task-max", NL_CONFIG_SIZE, spool_task_bytes_max, "1GiB", "SPOOL_TASK_MAX",
-         "output kept per task; beyond it the task waits for its readers"),
+         "output kept per task"),
      .min = 65536, .max = UINT64_MAX / 2},
     {KEY("spool-total-max", NL_CONFIG_SIZE, spool_total_bytes_max, "8GiB", "SPOOL_TOTAL_MAX",
          "output kept in all"),
      .min = 65536, .max = UINT64_MAX / 2},
+    {KEY("spool-full", NL_CONFIG_STRING, spool_full, "wait", "SPOOL_FULL",
+         "at these bounds. wait: the task, for a reader; drop: output that nobody reads goes, "
+         "oldest first, and readers are told of the gap")},
     {KEY("spool-keep", NL_CONFIG_DURATION, spool_keep_ms, "1h", "SPOOL_KEEP",
          "how long output stays after the cluster has the result"),
      .max = 30u * 86400000u},
     {KEY("tasks-max", NL_CONFIG_U64, tasks_max, "4096", "TASKS_MAX",
          "running at once; more are refused"),
      .min = 1, .max = 100000},
+    {KEY("lost-tasks", NL_CONFIG_STRING, lost_tasks, "kill", "LOST_TASKS",
+         "kill or leave: what still runs of tasks whose supervisor died")},
     {KEY("supervisor-idle-exit", NL_CONFIG_DURATION, supervisor_idle_exit_ms, "10m",
          "SUPERVISOR_IDLE_EXIT", "supervisor without link and tasks ends after; 0: never")},
     {KEY("supervisor-log", NL_CONFIG_STRING, supervisor_log, NULL, "SUPERVISOR_LOG",
@@ -92,6 +97,16 @@ __attribute__((format(printf, 2, 3))) static int fail(struct nl_config_error *er
     vsnprintf(error->text, sizeof error->text, fmt, args);
     va_end(args);
     return NL_EINVAL;
+}
+
+static int check_choices(const struct nl_link_settings *s, struct nl_config_error *error) {
+    if (strcmp(s->lost_tasks, "kill") != 0 && strcmp(s->lost_tasks, "leave") != 0) {
+        return fail(error, "lost-tasks: '%s' is neither kill nor leave", s->lost_tasks);
+    }
+    if (strcmp(s->spool_full, "wait") != 0 && strcmp(s->spool_full, "drop") != 0) {
+        return fail(error, "spool-full: '%s' is neither wait nor drop", s->spool_full);
+    }
+    return NL_OK;
 }
 
 static int check_labels(const struct nl_link_settings *s, struct nl_config_error *error) {
@@ -160,7 +175,10 @@ static int check(const struct nl_link_settings *s, struct nl_config_error *error
     if (s->backoff_cap_ms < s->backoff_start_ms) {
         return fail(error, "backoff-cap: is below backoff-start");
     }
-    int rv = check_labels(s, error);
+    int rv = check_choices(s, error);
+    if (rv == NL_OK) {
+        rv = check_labels(s, error);
+    }
     if (rv == NL_OK) {
         rv = check_tls(s, error);
     }

@@ -25,6 +25,8 @@ struct nl_link_settings {
     uint64_t spool_task_bytes_max, spool_total_bytes_max, spool_keep_ms;
     uint64_t tasks_max;
     uint64_t supervisor_idle_exit_ms;
+    char *lost_tasks;  // "kill", "leave"
+    char *spool_full;  // "wait", "drop"
     char *supervisor_log;
 };
 

@@ -50,6 +50,10 @@ char **nl_link_supervisor_args(const struct nl_link_settings *settings, const ch
     add_number(&b, "--spool-keep", settings->spool_keep_ms, "ms");
     add_number(&b, "--tasks-max", settings->tasks_max, "");
     add_number(&b, "--supervisor-idle-exit", settings->supervisor_idle_exit_ms, "ms");
+    add(&b, "--lost-tasks");
+    add(&b, settings->lost_tasks);
+    add(&b, "--spool-full");
+    add(&b, settings->spool_full);
     add(&b, "--log-level");
     add(&b, settings->log_level);
     add(&b, "--log-format");

@@ -189,7 +189,7 @@ struct sup_limits {
     uint64_t task_bytes_max, total_bytes_max;
     uint64_t keep_ms, spent_ms, stuck_ms, idle_exit_ms;
     uint32_t tasks_max;
-    bool leave_lost;
+    bool leave_lost, drop_unread;
 };
 
 struct sup_core;

@@ -45,7 +45,8 @@ static uint64_t drop_oldest(struct sup_core *c, struct sup_task *t, uint64_t wan
     uint64_t dropped = 0;
     for (unsigned i = 0; i < 2 && dropped < want; i++) {
         struct sup_stream *s = &t->out[i];
-        uint64_t upto = t->no_reader ? s->end : s->released < s->end ? s->released : s->end;
+        bool unread = t->no_reader && c->limits.drop_unread;
+        uint64_t upto = unread || s->released > s->end ? s->end : s->released;
         uint64_t can = upto > s->base ? upto - s->base : 0;
         uint64_t n = can < want - dropped ? can : want - dropped;
         s->base += n;

@@ -58,7 +58,8 @@ static struct sup_limits limits_of(const struct nl_supervisor_options *o) {
                                .stuck_ms = o->spool_stuck_ms,
                                .idle_exit_ms = o->idle_exit_ms,
                                .tasks_max = o->tasks_max,
-                               .leave_lost = o->leave_lost_running};
+                               .leave_lost = o->leave_lost_running,
+                               .drop_unread = o->drop_unread};
 }
 
 // ---- replay ----------------------------------------------------------------

@@ -22,6 +22,7 @@ struct nl_supervisor_options {
     uint64_t idle_exit_ms;           // without link and running tasks; 0: never
     uint32_t tasks_max;              // running at once; beyond it runs are refused [4096]
     bool leave_lost_running;         // don't kill what is left of a task whose supervisor died
+    bool drop_unread;  // at a spool bound output that nobody reads goes, instead of waiting
 };
 
 #define NL_SUP_KILL_GRACE_MS 10000u

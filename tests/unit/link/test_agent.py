@@ -494,6 +494,8 @@ def test_settings_are_checked(tmp_path):
     assert run(*base).returncode == 2
     assert "label" in run(*base, "--insecure", "--label", "x").stderr
     assert "no such flag" in run(*base, "--insecure", "--nonsense").stderr
+    for choice in ("lost-tasks", "spool-full"):
+        assert choice in run(*base, "--insecure", f"--{choice}", "maybe").stderr
     config = tmp_path / "c.conf"
     config.write_text("agent-id = a\ntoken-file = t\nservers = h:1, i:2\ninsecure = true\n")
     assert run("validate", config).returncode == 0

@@ -153,6 +153,7 @@ static bool is_full(struct harness *h, void *id) {
 static void bounds(void **state) {
     struct harness *h = *state;
     h->options.spool_task_bytes_max = 1000000;
+    h->options.drop_unread = true;
     harness_start(h);
     harness_shell(h, "flood", "head -c 3000000 /dev/zero | tr '\\0' 'x'");
     harness_until(h, is_full, (void *)(uintptr_t) "flood", "the bound");

@@ -303,8 +303,25 @@ static void bound_slows(void **state) {
     EXPECT(m, "read(t.1 out 65536)", .type = SUP_EV_READABLE, .task = t, .stream = 0);
 }
 
+// Only what readers have had may go: the rest waits for one, unless asked otherwise.
 static void nobody_reads(void **state) {
     struct machine *m = *state;
+    struct sup_task *t = start(m, "t", 0);
+    EXPECT(m, "", .type = SUP_EV_OUTPUT, .task = t, .stream = 0, .bytes = 100);
+    EXPECT(m, "", .type = SUP_EV_RELEASE, .id = "t", .attempt = 1, .flag = true);
+    EXPECT(m, "pause(t.1 out)", .type = SUP_EV_READABLE, .task = t, .stream = 0);
+    EXPECT(m, "resume(t.1 out)", .type = SUP_EV_RELEASE, .id = "t", .attempt = 1, .flag = true,
+           .offsets = {30, 0});
+    EXPECT(m, "drop(t.1 30 0) read(t.1 out 30)", .type = SUP_EV_READABLE, .task = t, .stream = 0);
+}
+
+static void unread_may_be_dropped(void **state) {
+    struct machine *m = *state;
+    struct sup_limits l = limits();
+    l.drop_unread = true;
+    sup_core_free(m->core);
+    nl_buf_close(&m->said);
+    open_with(m, &l);
     struct sup_task *t = start(m, "t", 0);
     EXPECT(m, "", .type = SUP_EV_RELEASE, .id = "t", .attempt = 1, .flag = true);
     EXPECT(m, "", .type = SUP_EV_OUTPUT, .task = t, .stream = 0, .bytes = 100);
@@ -474,6 +491,7 @@ int main(void) {
         TEST(drain_is_bounded),
         TEST(bound_slows),
         TEST(nobody_reads),
+        TEST(unread_may_be_dropped),
         TEST(total_bound),
         TEST(spool_fails_and_recovers),
         TEST(spool_fails_for_good),

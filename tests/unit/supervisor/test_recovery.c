@@ -9,12 +9,15 @@
 // cmocka needs the four above first
 #include <cmocka.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/supervisor/journal.h"
+#include "agent/supervisor/tree.h"
 #include "common/base/err.h"
 #include "common/base/fs.h"
 #include "tests/unit/supervisor/harness.h"
@@ -109,6 +112,75 @@ static void lost_may_be_left_running(void **state) {
     assert_int_equal(harness_finished(h, "left")->kind, KIND(LOST));
     assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=left"), 1);
     harness_kill_marked(h, "NODELINK_TASK_ID=left");
+}
+
+// A journal that says that task "t" was started as this process.
+static void write_journal(struct harness *h, const uint8_t boot[16], pid_t pid, uint64_t start) {
+    struct sup_journal *j = NULL;
+    char why[512];
+    struct sup_record intent = {.type = SUP_REC_INTENT, .id = "t", .attempt = 1, .epoch = 1};
+    struct sup_record started = intent;
+    started.type = SUP_REC_STARTED;
+    started.pid = pid;
+    started.pid_start = start;
+    memcpy(started.boot, boot, sizeof started.boot);
+    assert_int_equal(nl_fs_mkdirs(h->state_dir, 0700), NL_OK);
+    assert_int_equal(sup_journal_open(h->state_dir, NULL, NULL, why, &j), NL_OK);
+    assert_int_equal(sup_journal_append(j, &intent), NL_OK);
+    assert_int_equal(sup_journal_append(j, &started), NL_OK);
+    assert_int_equal(sup_journal_sync(j), NL_OK);
+    sup_journal_close(j);
+}
+
+// A process without any mark of ours, leader of its session like a task's main process.
+static pid_t unmarked(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        setsid();
+        execl("/bin/sleep", "sleep", "100", (char *)NULL);
+        _exit(127);
+    }
+    assert_true(pid > 0);
+    while (getsid(pid) != pid) {
+        sched_yield();
+    }
+    return pid;
+}
+
+static bool is_alive(pid_t pid) {
+    return waitpid(pid, NULL, WNOHANG) == 0;
+}
+
+// After a reboot the recorded number is another's: that one is left alone. In the same boot pid
+// and start time name the task's own process, also where it carries no mark.
+static void recorded_process(void **state) {
+    struct harness *h = *state;
+    uint8_t boot[16], other_boot[16];
+    sup_proc_boot_id(boot);
+    memcpy(other_boot, boot, sizeof boot);
+    other_boot[0] ^= 1;
+    const struct {
+        const uint8_t *boot;
+        uint64_t older;  // by so many ticks
+        bool dies;
+    } cases[] = {{other_boot, 0, false}, {boot, 1, false}, {boot, 0, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char path[200];
+        snprintf(path, sizeof path, "%s/journal", h->state_dir);
+        unlink(path);
+        pid_t pid = unmarked();
+        write_journal(h, cases[i].boot, pid, sup_proc_start(pid) - cases[i].older);
+        harness_start(h);
+        const Nodelink__V1__TaskResult *r = harness_finished(h, "t");
+        assert_int_equal(r->kind, KIND(LOST));
+        assert_non_null(strstr(r->reason, "supervisor lost"));
+        assert_int_equal(is_alive(pid), !cases[i].dies);
+        if (!cases[i].dies) {
+            kill(pid, SIGKILL);
+            waitpid(pid, NULL, 0);
+        }
+        harness_kill(h);
+    }
 }
 
 #ifdef NL_FAILPOINTS
@@ -327,6 +399,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(killed_in_the_middle),
         TEST(lost_may_be_left_running),
+        TEST(recorded_process),
 #ifdef NL_FAILPOINTS
         TEST(killed_at_each_point),
         TEST(journal_write_fails),
