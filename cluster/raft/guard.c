@@ -263,6 +263,17 @@ static void skip_compacted(const struct raft *raft, struct raft_append_entries *
     bound_commit(args);
 }
 
+// An AppendEntries of an older term is answered with the newer term; libraft 0.22 leaves the
+// answer's last index unset, and says "accepted" if the message stood behind entry 0. Its sender,
+// leading again in the newer term, would take its whole log for stored here. Our connections keep
+// the order of messages, so none comes that late; that is too far from here to lean on. "Entry 1
+// rejected" has only one reading, an empty log, whatever stands in the last index.
+static void reject_old_term(const struct raft *raft, struct raft_append_entries *args) {
+    if (args->term < raft_current_term(raft)) {
+        args->prev_log_index = 1;
+    }
+}
+
 // Snapshots that libraft 0.22 must not see; the leader sends its snapshot again when it has to.
 // One that comes while another one is being installed is ignored, and then never freed. One of an
 // older term is answered with "accepted, my log ends at" and a number that was never set: its
@@ -307,6 +318,7 @@ static void on_recv(struct raft_io *inner, struct raft_message *message) {
     }
     if (message->type == RAFT_APPEND_ENTRIES && !g->closing) {
         skip_compacted(g->io.data, &message->append_entries);
+        reject_old_term(g->io.data, &message->append_entries);
     }
     if (!drop_snapshot(g, message) && !takes_back(g, message)) {
         g->recv_cb(&g->io, message);  // when closing it only frees the message
@@ -606,6 +618,9 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
         bound_commit(&bounded.append_entries);
     } else if (message->type == RAFT_INSTALL_SNAPSHOT) {
         set_snapshot_term(g, &bounded.install_snapshot);
+    } else if (message->type == RAFT_APPEND_ENTRIES_RESULT &&
+               message->append_entries_result.rejected == 1) {
+        bounded.append_entries_result.last_log_index = 0;  // unset, see reject_old_term
     }
     // An error returned here would end in an assertion of the library; a message that is lost
     // would not.

@@ -128,9 +128,9 @@ static uint64_t digest(const struct raft_message *m) {
             d = sim_mix(d, m->append_entries.prev_log_index);
             return sim_mix(d, m->append_entries.n_entries);
         case RAFT_APPEND_ENTRIES_RESULT:
-            // Its last_log_index is not set when the request's term is old.
-            return sim_mix(sim_mix(d, m->append_entries_result.term),
-                           m->append_entries_result.rejected);
+            d = sim_mix(d, m->append_entries_result.term);
+            d = sim_mix(d, m->append_entries_result.last_log_index);
+            return sim_mix(d, m->append_entries_result.rejected);
         case RAFT_REQUEST_VOTE:
             return sim_mix(d, m->request_vote.term);
         default:
