@@ -41,6 +41,7 @@ static void stamp(const struct nl_cluster *cluster, Nodelink__V1__Command *comma
     command->sequence = sequence;
     command->ack_below = nl_core_ack_below(cluster->proposer.core);
     command->time_ms = nl_clock_wall_ms();
+    command->rules = NL_STATE_RULES;
 }
 
 static int make_noop(void *user, uint64_t sequence, uint8_t **ret, size_t *ret_len) {

@@ -25,7 +25,11 @@ static int on_unreachable(struct nl_apply *a, uint32_t slot) {
 static int on_lost(struct nl_apply *a, uint32_t slot) {
     const struct nl_task *task = &nl_task_at(a->state, slot)->task;
     if (task->state != NL_TASK_PENDING) {
-        return nl_task_move(a, slot, NL_TASK_FAILED, "agent disconnected");
+        return nl_attempt_over(
+            a, slot,
+            &(struct nl_attempt_end){.state = NL_TASK_FAILED,
+                                     .reason = "agent disconnected",
+                                     .retry_on = NODELINK__V1__RETRY_ON__RETRY_ON_LOST});
     }
     if (task->spec->wait_for_agent_ms == 0) {
         return nl_task_move(a, slot, NL_TASK_FAILED,
@@ -44,8 +48,10 @@ static int time_out(struct nl_apply *a, uint32_t agent_slot, enum nl_agent_conne
     enum nl_agent_connection old = rec->agent.connection;
     rec->agent.connection = to;
     nl_agent_commit(a, rec, old);
+    // A task that begins its next attempt moves behind these.
+    uint64_t end = rec->agent.next_order;
     uint32_t slot = nl_task_active_first(a->state, agent_slot);
-    while (rv == NL_OK && slot != NL_SLOT_NONE) {
+    while (rv == NL_OK && slot != NL_SLOT_NONE && nl_task_at(a->state, slot)->task.order < end) {
         uint32_t next = nl_task_active_next(a->state, slot);
         rv = on_task(a, slot);
         slot = next;

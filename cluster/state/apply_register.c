@@ -118,6 +118,15 @@ static int reassign(struct nl_apply *a, uint32_t slot, enum nl_task_state to, ui
     return nl_task_commit(a, rec, old);
 }
 
+// Nobody knows how it ended.
+static int lose(struct nl_apply *a, uint32_t slot, const char *reason) {
+    return nl_attempt_over(
+        a, slot,
+        &(struct nl_attempt_end){.state = NL_TASK_FAILED,
+                                 .reason = reason,
+                                 .retry_on = NODELINK__V1__RETRY_ON__RETRY_ON_LOST});
+}
+
 static int settle(struct nl_apply *a, uint32_t slot, enum fate fate, uint64_t epoch) {
     const struct nl_task *task = &nl_task_at(a->state, slot)->task;
     switch (fate) {
@@ -135,12 +144,10 @@ static int settle(struct nl_apply *a, uint32_t slot, enum fate fate, uint64_t ep
             return nl_task_move(a, slot, NL_TASK_UNKNOWN,
                                 "the agent came back and can't say what became of it");
         case FATE_NO_RECORD:
-            return nl_task_move(a, slot, NL_TASK_FAILED,
-                                "the agent has no record of this task any more");
+            return lose(a, slot, "the agent has no record of this task any more");
         case FATE_NO_JOURNAL:
-            return nl_task_move(
-                a, slot, NL_TASK_FAILED,
-                "the agent's journal was replaced: whether the command ran is not known");
+            return lose(a, slot,
+                        "the agent's journal was replaced: whether the command ran is not known");
     }
     return NL_OK;
 }
@@ -152,8 +159,10 @@ static int settle_tasks(struct nl_apply *a, uint32_t agent_slot, uint64_t epoch,
     if (rv != NL_OK) {
         return rv;
     }
+    // A task that begins its next attempt moves behind these: it is not judged again.
+    uint64_t end = nl_agent_get(a->state, m->agent_id)->agent.next_order;
     uint32_t slot = nl_task_active_first(a->state, agent_slot);
-    while (rv == NL_OK && slot != NL_SLOT_NONE) {
+    while (rv == NL_OK && slot != NL_SLOT_NONE && nl_task_at(a->state, slot)->task.order < end) {
         uint32_t next = nl_task_active_next(a->state, slot);
         const struct nl_task *task = &nl_task_at(a->state, slot)->task;
         rv = settle(a, slot, fate_of(task, &journal, m->extended, same_journal), epoch);

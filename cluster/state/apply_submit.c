@@ -9,7 +9,8 @@ static bool env_ok(const char *entry) {
 }
 
 static bool spec_ok(const Nodelink__V1__TaskSpec *spec) {
-    if (!nl_text_id_ok(spec->agent_id) || (spec->cmd[0] == '\0' && spec->n_argv == 0)) {
+    if (!nl_text_id_ok(spec->agent_id) || (spec->cmd[0] == '\0' && spec->n_argv == 0) ||
+        !nl_attempts_spec_ok(spec)) {
         return false;
     }
     for (size_t i = 0; i < spec->n_env; i++) {
@@ -18,6 +19,12 @@ static bool spec_ok(const Nodelink__V1__TaskSpec *spec) {
         }
     }
     return protobuf_c_message_get_packed_size(&spec->base) <= NL_SPEC_MAX;
+}
+
+static bool too_late(const struct nl_state *state, const Nodelink__V1__TaskSpec *spec) {
+    uint64_t now = state->clock_ms;
+    return (spec->start_by_ms != 0 && spec->start_by_ms <= now) ||
+           (spec->finish_by_ms != 0 && spec->finish_by_ms <= now);
 }
 
 // The state a new task of the agent begins in; 0: it can't be taken.
@@ -92,6 +99,9 @@ int nl_apply_submit(struct nl_apply *a, const Nodelink__V1__TaskSubmit *m) {
     const struct nl_agent_rec *agent = nl_agent_get(a->state, m->spec->agent_id);
     if (agent == NULL) {
         return nl_apply_done(a, NL_OUTCOME_NO_AGENT, 0);
+    }
+    if (too_late(a->state, m->spec)) {
+        return nl_apply_done(a, NL_OUTCOME_TOO_LATE, 0);
     }
     enum nl_task_state first = first_state(&agent->agent, m->spec);
     if (first == 0) {

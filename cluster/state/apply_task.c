@@ -82,7 +82,9 @@ static enum nl_task_state judge(const struct nl_task *task, const Result *result
         case NODELINK__V1__TASK_RESULT__KIND__SIGNALLED:
             return signal_text(result, text, size);
         case NODELINK__V1__TASK_RESULT__KIND__TIMED_OUT:
-            *reason = "exceeded its timeout";
+            *reason = nl_task_finish_deadline_ms(task) != 0
+                          ? "exceeded its timeout or its time to finish"
+                          : "exceeded its timeout";
             return NL_TASK_TIMED_OUT;
         case NODELINK__V1__TASK_RESULT__KIND__CANCELLED:
             *reason = task->cancel_reason != NULL ? task->cancel_reason : result->reason;
@@ -98,18 +100,53 @@ static enum nl_task_state judge(const struct nl_task *task, const Result *result
     }
 }
 
-static int finish_late(struct nl_apply *a, struct nl_task_rec *rec, const Result *result) {
+static Nodelink__V1__RetryOn retry_on(const Result *result) {
+    switch (result->kind) {
+        case NODELINK__V1__TASK_RESULT__KIND__EXITED:
+            return result->exit_code != 0 ? NODELINK__V1__RETRY_ON__RETRY_ON_EXIT : 0;
+        case NODELINK__V1__TASK_RESULT__KIND__SIGNALLED:
+            return NODELINK__V1__RETRY_ON__RETRY_ON_SIGNAL;
+        case NODELINK__V1__TASK_RESULT__KIND__TIMED_OUT:
+            return NODELINK__V1__RETRY_ON__RETRY_ON_TIMEOUT;
+        case NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED:
+            return NODELINK__V1__RETRY_ON__RETRY_ON_NOT_STARTED;
+        case NODELINK__V1__TASK_RESULT__KIND__LOST:
+            return NODELINK__V1__RETRY_ON__RETRY_ON_LOST;
+        default:
+            return 0;
+    }
+}
+
+// The first late result is kept, of all rules but the first.
+static int keep_late(struct nl_apply *a, struct nl_task *task, uint32_t attempt,
+                     const Result *result) {
+    if (a->command->rules == 0 || task->late_result != NULL) {
+        return NL_OK;
+    }
+    task->late_result = nl_message_compact(&result->base);
+    task->late_attempt = attempt;
+    return task->late_result == NULL ? NL_ENOMEM : NL_OK;
+}
+
+// What is known already is not late. 1, 0, NL_ENOMEM.
+static int is_known(const Result *known, const Result *result) {
+    return known == NULL ? 0 : nl_message_same(&known->base, &result->base);
+}
+
+static int finish_late(struct nl_apply *a, struct nl_task_rec *rec, uint32_t attempt,
+                       const Result *known, const Result *result) {
     enum nl_task_state state = rec->task.state;
-    if (rec->task.result != NULL) {
-        int same = nl_message_same(&rec->task.result->base, &result->base);
-        if (same < 0) {
-            return same;
-        }
-        if (same) {
-            return nl_apply_done(a, NL_OUTCOME_EXISTED, state);
-        }
+    int same = is_known(known, result);
+    if (same == 0 && rec->task.late_attempt == attempt) {
+        same = is_known(rec->task.late_result, result);
+    }
+    if (same != 0) {
+        return same < 0 ? same : nl_apply_done(a, NL_OUTCOME_EXISTED, state);
     }
     int rv = nl_task_edit(a->state, rec->head.slot, &rec);
+    if (rv == NL_OK) {
+        rv = keep_late(a, &rec->task, attempt, result);
+    }
     if (rv != NL_OK) {
         return rv;
     }
@@ -118,28 +155,37 @@ static int finish_late(struct nl_apply *a, struct nl_task_rec *rec, const Result
     return rv == NL_OK ? nl_apply_done(a, NL_OUTCOME_LATE, state) : rv;
 }
 
-static int finish_now(struct nl_apply *a, struct nl_task_rec *rec, const Result *result) {
+static int finish_now(struct nl_apply *a, struct nl_task_rec *rec,
+                      const Nodelink__V1__TaskFinish *m) {
     char text[64] = "";
-    const char *reason;
-    enum nl_task_state old = rec->task.state;
-    enum nl_task_state end = judge(&rec->task, result, text, sizeof text, &reason);
-    if (end == 0) {
+    struct nl_attempt_end end = {
+        .result = m->result, .tail = m->tail, .retry_on = retry_on(m->result)};
+    end.state = judge(&rec->task, m->result, text, sizeof text, &end.reason);
+    if (end.state == 0) {
         return nl_apply_done(a, NL_OUTCOME_INVALID, 0);
     }
-    int rv = nl_task_edit(a->state, rec->head.slot, &rec);
+    int rv = nl_attempt_over(a, rec->head.slot, &end);
     if (rv == NL_OK) {
-        rv = nl_text_replace(a->state, &rec->task.reason, reason);
+        rv = nl_tails_trim(a);
     }
-    if (rv != NL_OK) {
-        return rv;
-    }
-    rec->task.result = nl_message_compact(&result->base);
-    if (rec->task.result == NULL) {
-        return NL_ENOMEM;
-    }
-    rec->task.state = end;
-    rv = nl_task_commit(a, rec, old);
     return rv == NL_OK ? nl_apply_done(a, NL_OUTCOME_OK, 0) : rv;
+}
+
+static int finish(struct nl_apply *a, struct nl_task_rec *rec, const Nodelink__V1__TaskFinish *m) {
+    // An earlier attempt was given up and another one begun; its result is as late as any.
+    const Nodelink__V1__AttemptRecord *earlier = nl_attempt_earlier(&rec->task, m->attempt);
+    if (earlier != NULL) {
+        return finish_late(a, rec, m->attempt, earlier->result, m->result);
+    }
+    if (m->attempt != rec->task.attempt) {
+        return nl_apply_done(a, NL_OUTCOME_STALE, 0);
+    }
+    if (rec->task.state == NL_TASK_PENDING) {
+        return nl_apply_done(a, NL_OUTCOME_INVALID, 0);
+    }
+    return nl_task_is_terminal(rec->task.state)
+               ? finish_late(a, rec, m->attempt, rec->task.result, m->result)
+               : finish_now(a, rec, m);
 }
 
 int nl_apply_finish(struct nl_apply *a, const Nodelink__V1__TaskFinish *m) {
@@ -150,14 +196,10 @@ int nl_apply_finish(struct nl_apply *a, const Nodelink__V1__TaskFinish *m) {
     if (m->result == NULL || strcmp(rec->task.spec->agent_id, m->agent_id) != 0) {
         return nl_apply_done(a, NL_OUTCOME_INVALID, 0);
     }
-    if (!is_current(a->state, &rec->task, m->epoch, m->attempt)) {
+    if (nl_agent_get(a->state, m->agent_id)->agent.epoch != m->epoch) {
         return nl_apply_done(a, NL_OUTCOME_STALE, 0);
     }
-    if (rec->task.state == NL_TASK_PENDING) {
-        return nl_apply_done(a, NL_OUTCOME_INVALID, 0);
-    }
-    return nl_task_is_terminal(rec->task.state) ? finish_late(a, rec, m->result)
-                                                : finish_now(a, rec, m->result);
+    return finish(a, rec, m);
 }
 
 // Asks once; the first reason stays.

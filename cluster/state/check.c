@@ -176,7 +176,8 @@ static bool check_agent(struct check *c, const struct nl_rec *rec) {
     MUST(c, (a->labels != NULL) == (a->n_labels > 0), "agent", a->id);
     MUST(c, a->created_ms != 0 && a->created_ms <= now, "agent", a->id);
     MUST(c, a->connected_ms <= now && a->disconnected_ms <= now, "agent", a->id);
-    MUST(c, a->next_order == a->tasks_submitted, "agent", a->id);
+    // Each attempt takes a new place.
+    MUST(c, a->next_order >= a->tasks_submitted, "agent", a->id);
     MUST(c, a->tasks_submitted - a->tasks_finished == a->tasks_active, "agent", a->id);
     uint32_t root = nl_table_link(&c->state->agents, rec->slot)->active;
     if (!check_connection(c, a) ||
@@ -223,12 +224,33 @@ static bool check_task_state(struct check *c, const struct nl_task *t, const str
     MUST(c, t->state != NL_TASK_RUNNING || t->started_ms != 0, "task", t->id);
     MUST(c, t->state != NL_TASK_PENDING || !t->cancel_requested, "task", t->id);
     MUST(c, t->cancel_requested || t->cancel_reason == NULL, "task", t->id);
-    MUST(c, terminal || (t->result == NULL && t->late_results == 0), "task", t->id);
+    MUST(c, terminal || t->result == NULL, "task", t->id);
+    MUST(c, terminal || t->attempt > 1 || t->late_results == 0, "task", t->id);
+    MUST(c, t->late_result == NULL || t->late_results > 0, "task", t->id);
+    MUST(c, (t->late_result != NULL) == (t->late_attempt != 0), "task", t->id);
+    MUST(c, t->late_attempt <= t->attempt, "task", t->id);
+    MUST(c, t->tail == NULL || (terminal && t->result != NULL), "task", t->id);
+    MUST(c, t->tail == NULL || nl_tail_bytes(t->tail) <= NL_STATE_TAIL_MAX, "task", t->id);
     MUST(c, t->state != NL_TASK_COMPLETED || (t->result != NULL && t->result->exit_code == 0),
          "task", t->id);
     MUST(c, t->state != NL_TASK_TIMED_OUT || t->result != NULL, "task", t->id);
     MUST(c, a->connection != NL_AGENT_LOST || terminal || t->spec->wait_for_agent_ms > 0, "task",
          t->id);
+    return true;
+}
+
+// P2: each attempt has its own number, and there are no more than were asked for.
+static bool check_attempts(struct check *c, const struct nl_task *t) {
+    size_t earlier = t->earlier == NULL ? 0 : t->earlier->n_attempts;
+    MUST(c, t->attempt == earlier + 1, "task", t->id);
+    MUST(c, t->earlier == NULL || earlier > 0, "task", t->id);
+    MUST(c, t->attempt == 1 || t->attempt <= t->spec->attempts, "task", t->id);
+    for (size_t i = 0; i < earlier; i++) {
+        const Nodelink__V1__AttemptRecord *over = t->earlier->attempts[i];
+        MUST(c, over->attempt == i + 1, "task", t->id);
+        MUST(c, over->state == NL_TASK_FAILED || over->state == NL_TASK_TIMED_OUT, "task", t->id);
+        MUST(c, over->finished_ms != 0 && over->finished_ms <= c->state->clock_ms, "task", t->id);
+    }
     return true;
 }
 
@@ -254,7 +276,7 @@ static bool check_spec(struct check *c, const struct nl_task *t) {
 static bool check_task(struct check *c, const struct nl_rec *rec) {
     const struct nl_task *t = &NL_CONTAINER(rec, struct nl_task_rec, head)->task;
     MUST(c, nl_text_id_ok(t->id), "task", t->id);
-    MUST(c, t->spec != NULL && t->attempt == 1 && t->version > 0, "task", t->id);
+    MUST(c, t->spec != NULL && t->version > 0, "task", t->id);
     const struct nl_link *link = nl_table_link(&c->state->tasks, rec->slot);
     const struct nl_rec *agent = nl_table_get(&c->state->agents, link->agent);
     MUST(c, agent != NULL, "task", t->id);
@@ -267,7 +289,8 @@ static bool check_task(struct check *c, const struct nl_rec *rec) {
     c->counts.tasks[t->state]++;
     c->counts.tasks_total++;
     c->counts.tasks_terminal += nl_task_is_terminal(t->state);
-    return check_task_times(c, t) && check_task_state(c, t, a) &&
+    c->counts.tails_bytes += nl_tail_bytes(t->tail);
+    return check_task_times(c, t) && check_task_state(c, t, a) && check_attempts(c, t) &&
            (c->loaded || check_task_links(c, rec, t));
 }
 
@@ -302,6 +325,7 @@ static bool check_all(struct check *c) {
     }
     MUST(c, c->terminal == s->counts.tasks_terminal, "state", "counts");
     MUST(c, c->terminal + c->active == s->tasks.count, "state", "counts");
+    MUST(c, s->counts.tails_bytes <= s->limits.tails_bytes_max, "state", "tails");
     MUST(c, memcmp(&c->counts, &s->counts, sizeof c->counts) == 0, "state", "counts");
     MUST(c, nl_sum_equal(c->sum, s->sum), "state", "hash");
     return true;

@@ -7,7 +7,8 @@
 #ifndef NODELINK_CLUSTER_STATE_FRAME_H
 #define NODELINK_CLUSTER_STATE_FRAME_H
 
-#define NL_SNAPSHOT_VERSION 1u
+// 2: attempts, late results, tails. Version 1 is the same without these fields, and is still read.
+#define NL_SNAPSHOT_VERSION 2u
 #define NL_FRAME_HEAD 5u
 
 enum nl_frame_type {

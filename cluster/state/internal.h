@@ -116,6 +116,16 @@ struct nl_table {
     struct nl_idmap map;  // of records with an id
 };
 
+// Tasks with a tail, a binary heap: the one that ended first on top. Those are also the first that
+// are pruned, so nothing is ever taken out of the middle.
+struct nl_tails {
+    struct nl_tail_at {
+        uint64_t finished_ms;
+        uint32_t slot;
+    } * heap;
+    uint32_t count, cap;
+};
+
 // Blocks that the snapshot being written may still read.
 struct nl_grave {
     struct nl_grave *next;
@@ -130,6 +140,7 @@ struct nl_state {
     struct nl_sum sum;
     struct nl_table nodes, proposers, agents, tasks;
     uint32_t finished;  // root of the terminal tasks
+    struct nl_tails tails;
     struct nl_state_counts counts;
     uint32_t generation;
     struct nl_state_snapshot *snapshot;  // being taken, or NULL
@@ -328,11 +339,39 @@ int nl_task_edit(struct nl_state *state, uint32_t slot, struct nl_task_rec **ret
 // Version, order, agent's counters, effects of task and (when it ended) agent.
 int nl_task_commit(struct nl_apply *a, struct nl_task_rec *rec, enum nl_task_state old);
 int nl_task_remove(struct nl_apply *a, uint32_t slot);
+// An active task gets a new place, the last one, among those of its agent. NL_ENOMEM.
+int nl_task_requeue(struct nl_apply *a, struct nl_task_rec *rec);
 
 void nl_node_rec_free(struct nl_state *state, struct nl_node_rec *rec);
 void nl_agent_rec_free(struct nl_state *state, struct nl_agent_rec *rec);
 void nl_task_rec_free(struct nl_state *state, struct nl_task_rec *rec);
 void nl_proposer_rec_free(struct nl_state *state, struct nl_proposer_rec *rec);
+
+// ---- tails.c ----
+
+size_t nl_tail_bytes(const Nodelink__V1__OutputTail *tail);  // NULL: 0
+// Counts the tail of a task that has just ended or was loaded. NL_ENOMEM.
+int nl_tails_add(struct nl_state *state, const struct nl_task_rec *rec);
+// The task is about to go: it is the one that ended first.
+void nl_tails_remove(struct nl_state *state, const struct nl_task_rec *rec);
+// Drops tails until all of them are within their bound. NL_ENOMEM.
+int nl_tails_trim(struct nl_apply *a);
+
+// ---- attempts.c ----
+
+// How an attempt that is over ended.
+struct nl_attempt_end {
+    enum nl_task_state state;                // terminal
+    const char *reason;                      // or NULL
+    Nodelink__V1__RetryOn retry_on;          // 0: never followed by another one
+    const Nodelink__V1__TaskResult *result;  // or NULL
+    const Nodelink__V1__OutputTail *tail;    // or NULL; kept if the task ends
+};
+// Begins the next attempt if the task may have one, else ends the task. NL_ENOMEM.
+int nl_attempt_over(struct nl_apply *a, uint32_t slot, const struct nl_attempt_end *end);
+bool nl_attempts_spec_ok(const Nodelink__V1__TaskSpec *spec);
+// Its record if it is an earlier attempt, else NULL.
+const Nodelink__V1__AttemptRecord *nl_attempt_earlier(const struct nl_task *task, uint32_t attempt);
 
 // ---- dedup.c ----
 

@@ -72,6 +72,10 @@ void nl_task_to_message(const struct nl_task *task, Nodelink__V1__TaskRecord *ou
     out->has_result = task->result != NULL;
     out->late_results = task->late_results;
     out->pid = task->pid;
+    out->earlier = task->earlier;
+    out->late_result = task->late_result;
+    out->late_attempt = task->late_attempt;
+    out->tail = task->tail;
 }
 
 void nl_proposer_to_message(const struct nl_proposer_rec *proposer,

@@ -183,16 +183,25 @@ static bool task_message_ok(const Nodelink__V1__TaskRecord *m) {
            m->spec_sha256.len == 32 && m->has_result == (m->result != NULL);
 }
 
+// NULL stays NULL. NL_ENOMEM.
+static int copy_message(const void *message, void *ret) {
+    void *copy = message == NULL ? NULL : nl_message_compact(message);
+    memcpy(ret, &copy, sizeof copy);
+    return message != NULL && copy == NULL ? NL_ENOMEM : NL_OK;
+}
+
 static int fill_task(struct nl_task *task, const Nodelink__V1__TaskRecord *m) {
-    int rv = nl_text_copy(m->cancel_reason, &task->cancel_reason);
-    if (rv != NL_OK || (rv = nl_text_copy(m->reason, &task->reason)) != NL_OK) {
+    int rv;
+    if ((rv = nl_text_copy(m->cancel_reason, &task->cancel_reason)) != NL_OK ||
+        (rv = nl_text_copy(m->reason, &task->reason)) != NL_OK ||
+        (rv = copy_message(m->spec, &task->spec)) != NL_OK ||
+        (rv = copy_message(m->result, &task->result)) != NL_OK ||
+        (rv = copy_message(m->late_result, &task->late_result)) != NL_OK ||
+        (rv = copy_message(m->earlier, &task->earlier)) != NL_OK ||
+        (rv = copy_message(m->tail, &task->tail)) != NL_OK) {
         return rv;
     }
-    task->spec = nl_message_compact(&m->spec->base);
-    task->result = m->result == NULL ? NULL : nl_message_compact(&m->result->base);
-    if (task->spec == NULL || (m->result != NULL && task->result == NULL)) {
-        return NL_ENOMEM;
-    }
+    task->late_attempt = m->late_attempt;
     memcpy(task->spec_sha256, m->spec_sha256.data, sizeof task->spec_sha256);
     task->state = (enum nl_task_state)m->state;
     task->attempt = m->attempt;
@@ -230,7 +239,7 @@ static int load_task(struct nl_state *state, const Nodelink__V1__TaskRecord *m, 
         return rv;
     }
     agent->agent.tasks_active += !nl_task_is_terminal(rec->task.state);
-    return NL_OK;
+    return nl_tails_add(state, rec);
 }
 
 static int load_record(struct reader *r, enum nl_frame_type type, struct last *last) {
@@ -412,7 +421,7 @@ static int check_footer(struct reader *r, uint64_t records) {
 }
 
 static int read_body(struct reader *r, const Nodelink__V1__SnapshotHeader *header) {
-    if (header->version != NL_SNAPSHOT_VERSION || header->clock_ms == 0) {
+    if (header->version == 0 || header->version > NL_SNAPSHOT_VERSION || header->clock_ms == 0) {
         return NL_ECORRUPT;
     }
     r->state->index = header->index;

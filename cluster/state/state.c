@@ -2,6 +2,8 @@
 
 #include "cluster/state/internal.h"
 
+#define TAILS_BYTES_MAX ((uint64_t)64 << 20)
+
 static uint32_t or_default(uint32_t value, uint32_t fallback) {
     return value != 0 ? value : fallback;
 }
@@ -15,6 +17,8 @@ int nl_state_new(const struct nl_state_limits *limits, struct nl_state **ret) {
         or_default(limits->tasks_per_agent_active_max, 10000);
     state->limits.agents_max = or_default(limits->agents_max, 100000);
     state->limits.outcomes_per_proposer_max = or_default(limits->outcomes_per_proposer_max, 65536);
+    state->limits.tails_bytes_max =
+        limits->tails_bytes_max != 0 ? limits->tails_bytes_max : TAILS_BYTES_MAX;
     // A stamp of 0 means "not yet", so state time never is 0.
     state->clock_ms = 1;
     nl_table_init(&state->nodes, 0);
@@ -53,6 +57,7 @@ void nl_state_free(struct nl_state *state) {
     free_records(state, &state->proposers);
     free_records(state, &state->agents);
     free_records(state, &state->tasks);
+    free(state->tails.heap);
     free(state);
 }
 

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include <nodelink/v1/command.pb-c.h>
+#include <nodelink/v1/snapshot.pb-c.h>
 
 struct nl_state;
 
@@ -25,6 +26,8 @@ struct nl_state;
 // A task is DISPATCHED when it is assigned to a connected agent's current epoch: only from
 // then on may the owner of that epoch send it. So PENDING means "was never sent", and a cancel
 // of a PENDING task is final at once. UNKNOWN: the agent is unreachable, the task may run.
+// A task that may have several attempts goes back to DISPATCHED (agent connected) or PENDING with
+// the next number when one has failed; attempts never overlap, and each is started at most once.
 // The numbers are those of control.proto's TaskState and are stored in snapshots.
 enum nl_task_state {
     NL_TASK_PENDING = 1,
@@ -49,6 +52,9 @@ enum nl_agent_connection {
 #define NL_STATE_ID_MAX 128    // bytes of an agent or task id
 #define NL_STATE_TOKENS_MAX 2  // valid tokens of one agent
 #define NL_STATE_HASH_LEN 16
+#define NL_STATE_RULES 1u                      // Command.rules of what is proposed today
+#define NL_STATE_ATTEMPTS_MAX 100u             // of one task
+#define NL_STATE_TAIL_MAX ((size_t)256 << 10)  // bytes of a task's tail, as they are stored
 
 struct nl_task {
     char *id;
@@ -65,7 +71,11 @@ struct nl_task {
     char *reason;                      // why it is in this state, for a person; or NULL
     Nodelink__V1__TaskResult *result;  // or NULL
     uint32_t late_results;
+    Nodelink__V1__TaskResult *late_result;  // the first of them, or NULL
+    uint32_t late_attempt;                  // whose it is
     int32_t pid;
+    Nodelink__V1__AttemptRecords *earlier;  // attempts before this one, or NULL
+    Nodelink__V1__OutputTail *tail;         // of the last output; or NULL
 };
 
 struct nl_agent {
@@ -97,7 +107,10 @@ struct nl_node {
 };
 
 bool nl_task_is_terminal(enum nl_task_state state);
-const char *nl_task_state_name(enum nl_task_state state);          // "running"
+const char *nl_task_state_name(enum nl_task_state state);  // "running"
+// State time by which an attempt has to be started / ended; 0: no such deadline.
+uint64_t nl_task_start_deadline_ms(const struct nl_task *task);
+uint64_t nl_task_finish_deadline_ms(const struct nl_task *task);
 const char *nl_agent_connection_name(enum nl_agent_connection c);  // "connected"
 
 // ---- life ------------------------------------------------------------------
@@ -106,6 +119,7 @@ struct nl_state_limits {
     uint32_t tasks_per_agent_active_max;  // not terminal; 0: 10000
     uint32_t agents_max;                  // 0: 100000
     uint32_t outcomes_per_proposer_max;   // window of de-duplication; 0: 65536
+    uint64_t tails_bytes_max;  // of all tails; beyond it those that ended first go; 0: 64 MiB
 };
 
 // The limits are part of the state machine: equal on all replicas. NL_ENOMEM.
@@ -123,12 +137,12 @@ enum nl_outcome_code {
     NL_OUTCOME_CONFLICT = 3,  // submit: same id, another spec
     NL_OUTCOME_NO_AGENT = 4,  // no such agent
     NL_OUTCOME_NO_TASK = 5,
-    NL_OUTCOME_AGENT_OFFLINE = 6,      // submit: not connected, beyond its grace, and no wait asked
-    NL_OUTCOME_LIMIT = 7,              // too many active tasks of the agent, or too many agents
-    NL_OUTCOME_BAD_TOKEN = 8,          // register: token unknown or revoked
-    NL_OUTCOME_STALE = 9,              // epoch, boot or attempt is older than the current one
-    NL_OUTCOME_LATE = 10,              // finish: the task is terminal already; kept as late (P3)
-    NL_OUTCOME_TOO_LATE = 11,          // cancel: the task is terminal; value: state
+    NL_OUTCOME_AGENT_OFFLINE = 6,  // submit: not connected, beyond its grace, and no wait asked
+    NL_OUTCOME_LIMIT = 7,          // too many active tasks of the agent, or too many agents
+    NL_OUTCOME_BAD_TOKEN = 8,      // register: token unknown or revoked
+    NL_OUTCOME_STALE = 9,          // epoch, boot or attempt is older than the current one
+    NL_OUTCOME_LATE = 10,          // finish: the task is terminal already; kept as late (P3)
+    NL_OUTCOME_TOO_LATE = 11,  // cancel: the task is terminal; value: state. submit: its deadline
     NL_OUTCOME_CANCEL_REQUESTED = 12,  // cancel: the agent decides
     NL_OUTCOME_INVALID = 13,           // decodable but not valid (bad id, oneof missing, ...)
     NL_OUTCOME_NOTHING = 14,           // conditional command whose condition no longer holds
@@ -211,6 +225,7 @@ struct nl_state_counts {
     uint64_t tasks[9];   // by enum nl_task_state
     uint64_t agents[6];  // by enum nl_agent_connection
     uint64_t tasks_total, agents_total, tasks_terminal;
+    uint64_t tails_bytes;
 };
 void nl_state_counts(const struct nl_state *state, struct nl_state_counts *ret);  // O(1)
 // finished_ms of the oldest terminal task (0: none): tells the leader whether to prune.

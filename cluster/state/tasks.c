@@ -19,6 +19,9 @@ void nl_task_rec_free(struct nl_state *state, struct nl_task_rec *rec) {
     nl_release(state, rec->task.cancel_reason);
     nl_release(state, rec->task.reason);
     nl_release(state, rec->task.result);
+    nl_release(state, rec->task.late_result);
+    nl_release(state, rec->task.earlier);
+    nl_release(state, rec->task.tail);
     nl_release(state, rec);
 }
 
@@ -131,6 +134,7 @@ int nl_task_commit(struct nl_apply *a, struct nl_task_rec *rec, enum nl_task_sta
     nl_emit_task(a, NL_EFFECT_TASK, &rec->task, old);
     if (agent != NULL) {
         nl_agent_commit(a, agent, agent->agent.connection);
+        return nl_tails_add(state, rec);
     }
     return NL_OK;
 }
@@ -150,6 +154,22 @@ int nl_task_move(struct nl_apply *a, uint32_t slot, enum nl_task_state to, const
     return nl_task_commit(a, rec, old);
 }
 
+int nl_task_requeue(struct nl_apply *a, struct nl_task_rec *rec) {
+    struct nl_state *state = a->state;
+    uint32_t slot = rec->head.slot, agent_slot = nl_table_link(&state->tasks, slot)->agent;
+    struct nl_agent_rec *agent;
+    int rv = nl_agent_edit(state, agent_slot, &agent);
+    if (rv != NL_OK) {
+        return rv;
+    }
+    uint32_t *active = &nl_table_link(&state->agents, agent_slot)->active;
+    nl_order_remove(&state->tasks, NL_ORDER_LIFE, active, slot);
+    rec->task.order = agent->agent.next_order++;
+    nl_task_order(state, &rec->task, NL_ORDER_LIFE);
+    nl_agent_commit(a, agent, agent->agent.connection);
+    return NL_OK;
+}
+
 int nl_task_remove(struct nl_apply *a, uint32_t slot) {
     struct nl_state *state = a->state;
     struct nl_task_rec *rec = nl_task_at(state, slot);
@@ -158,6 +178,7 @@ int nl_task_remove(struct nl_apply *a, uint32_t slot) {
     if (rv != NL_OK) {
         return rv;
     }
+    nl_tails_remove(state, rec);  // while its id can be found by its slot
     rv = nl_table_remove(state, &state->tasks, slot);
     if (rv != NL_OK) {
         return rv;

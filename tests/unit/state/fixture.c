@@ -14,6 +14,7 @@ void fx_open(struct fx *fx, const struct nl_state_limits *limits) {
     fx->proposer = 1;
     fx->boot = 1;
     fx->attempt = 1;
+    fx->rules = NL_STATE_RULES;
     fx->time_ms = 1000;
     assert_int_equal(nl_state_new(limits != NULL ? limits : &defaults, &fx->state), NL_OK);
 }
@@ -95,6 +96,7 @@ struct nl_outcome fx_apply(struct fx *fx, Command *command) {
     command->sequence = ++fx->sequence;
     command->ack_below = fx->ack_below;
     command->time_ms = fx->time_ms += 10;
+    command->rules = fx->rules;
     return fx_apply_as_is(fx, command);
 }
 
@@ -224,6 +226,11 @@ struct nl_outcome fx_finish_result(struct fx *fx, const char *task, const char *
     m.epoch = epoch;
     m.attempt = fx->attempt;
     m.result = result;
+    Nodelink__V1__OutputTail tail = NODELINK__V1__OUTPUT_TAIL__INIT;
+    if (fx->tail != NULL) {
+        tail.stdout = (ProtobufCBinaryData){strlen(fx->tail), (uint8_t *)(uintptr_t)fx->tail};
+        m.tail = &tail;
+    }
     return fx_apply(fx, &command);
 }
 

@@ -27,6 +27,8 @@ struct fx {
     uint64_t index, sequence, time_ms;
     uint64_t proposer, boot, ack_below;  // of the next commands; 1, 1, 0
     uint32_t attempt;                    // of starts and finishes; 1
+    uint32_t rules;                      // of commands; today's
+    const char *tail;                    // stdout of the tail of finishes; NULL: none
     struct nl_outcome outcome;           // of the last one
     bool duplicate;
     struct fx_effect effects[FX_EFFECTS_MAX];

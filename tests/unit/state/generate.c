@@ -76,6 +76,12 @@ static char *some_task(struct generator *g, const struct nl_state *state, char *
     return id;
 }
 
+static uint32_t attempt_of(struct generator *g, const struct nl_state *state, const char *id) {
+    const struct nl_task *task = nl_state_task(state, id);
+    uint32_t attempt = task == NULL ? 1 : task->attempt;
+    return chance(g, 92) ? attempt : (uint32_t)generator_below(g, 4);
+}
+
 static ProtobufCBinaryData token(struct generator *g) {
     memset(g->sha256, (int)generator_below(g, 3), sizeof g->sha256);
     return (ProtobufCBinaryData){chance(g, 1) ? 31 : 32, g->sha256};
@@ -111,6 +117,8 @@ struct draft {
     Nodelink__V1__TaskRef refs[16];
     Nodelink__V1__TaskRef *ref_list[16];
     char *list[2];
+    Nodelink__V1__RetryOn retry_on[2];
+    Nodelink__V1__OutputTail tail;
 };
 
 static void node_up(struct generator *g, const struct nl_state *state, struct draft *d) {
@@ -214,6 +222,29 @@ static void agent_timeout(struct generator *g, const struct nl_state *state, str
                                                          : 1 + generator_below(g, 2));
 }
 
+static void wishes(struct generator *g, struct draft *d) {
+    Nodelink__V1__TaskSpec *spec = &d->spec;
+    if (chance(g, 50)) {
+        spec->attempts = chance(g, 2) ? 101 : (uint32_t)generator_below(g, 4);
+        d->retry_on[0] = (Nodelink__V1__RetryOn)(chance(g, 3) ? 0 : 1 + generator_below(g, 5));
+        d->retry_on[1] = NODELINK__V1__RETRY_ON__RETRY_ON_EXIT;
+        spec->retry_on = d->retry_on;
+        spec->n_retry_on = spec->attempts < 2 && chance(g, 90) ? 0 : generator_below(g, 3);
+    }
+    if (chance(g, 10)) {
+        spec->start_within_ms = 1 + generator_below(g, 300);
+    }
+    if (chance(g, 10)) {
+        spec->finish_within_ms = 1 + generator_below(g, 900);
+    }
+    if (chance(g, 5)) {
+        spec->start_by_ms = g->time_ms - 30 + generator_below(g, 300);
+    }
+    if (chance(g, 5)) {
+        spec->finish_by_ms = g->time_ms - 30 + generator_below(g, 300);
+    }
+}
+
 static void submit(struct generator *g, const struct nl_state *state, struct draft *d) {
     (void)state;
     nodelink__v1__task_submit__init(&d->body.submit);
@@ -224,6 +255,7 @@ static void submit(struct generator *g, const struct nl_state *state, struct dra
     d->list[0] = chance(g, 97) ? (char *)"KEY=value" : (char *)"=value";
     d->spec.env = d->list;
     d->spec.n_env = generator_below(g, 2);
+    wishes(g, d);
     d->body.submit.task_id = task_id(g);
     d->body.submit.spec = chance(g, 99) ? &d->spec : NULL;
 }
@@ -232,7 +264,7 @@ static void start(struct generator *g, const struct nl_state *state, struct draf
     nodelink__v1__task_start__init(&d->body.start);
     d->body.start.task_id = some_task(g, state, &d->body.start.agent_id);
     d->body.start.epoch = epoch_of(g, state, d->body.start.agent_id);
-    d->body.start.attempt = chance(g, 97) ? 1 : 2;
+    d->body.start.attempt = attempt_of(g, state, d->body.start.task_id);
     d->body.start.pid = (int32_t)generator_below(g, 1000);
 }
 
@@ -241,7 +273,7 @@ static void finish(struct generator *g, const struct nl_state *state, struct dra
     nodelink__v1__task_result__init(&d->result);
     d->body.finish.task_id = some_task(g, state, &d->body.finish.agent_id);
     d->body.finish.epoch = epoch_of(g, state, d->body.finish.agent_id);
-    d->body.finish.attempt = chance(g, 97) ? 1 : 2;
+    d->body.finish.attempt = attempt_of(g, state, d->body.finish.task_id);
     d->result.kind = (Nodelink__V1__TaskResult__Kind)(chance(g, 3) ? generator_below(g, 9)
                                                                    : 1 + generator_below(g, 6));
     d->result.exit_code = (int32_t)generator_below(g, 3) - 1;
@@ -249,6 +281,13 @@ static void finish(struct generator *g, const struct nl_state *state, struct dra
     d->result.reason = words(g);
     d->result.stdout_bytes = generator_below(g, 2);
     d->body.finish.result = chance(g, 99) ? &d->result : NULL;
+    if (chance(g, 40)) {
+        nodelink__v1__output_tail__init(&d->tail);
+        d->tail.stdout = (ProtobufCBinaryData){generator_below(g, 20), (uint8_t *)g->text[0]};
+        d->tail.stdout_offset = generator_below(g, 2);
+        d->tail.stderr = (ProtobufCBinaryData){generator_below(g, 20), (uint8_t *)g->text[0]};
+        d->body.finish.tail = &d->tail;
+    }
 }
 
 static void cancel(struct generator *g, const struct nl_state *state, struct draft *d) {
@@ -335,6 +374,7 @@ static void fill_head(struct generator *g, Command *c) {
     c->ack_below = chance(g, 60) && c->sequence > keep ? c->sequence - keep : 0;
     g->time_ms += generator_below(g, 30);
     c->time_ms = chance(g, 10) ? g->time_ms / 2 : g->time_ms;
+    c->rules = chance(g, 90) ? NL_STATE_RULES : 0;
 }
 
 uint8_t *generate(struct generator *g, const struct nl_state *state, size_t *ret_len) {

@@ -80,6 +80,60 @@ static void change(struct model *model, struct model_task *t, int state, const c
     }
 }
 
+// An attempt is over. `why`: what a retry must have been asked for; 0: there is none.
+static void attempt_over(struct model *model, struct model_task *t, int state, const char *reason,
+                         int why, const uint8_t *result, size_t result_len) {
+    struct model_agent *a = model_agent(model, t->agent);
+    bool again = why != 0 && t->retry_on[why] && t->attempt < t->attempts_max &&
+                 !t->cancel_requested && a->extended && a->n_tokens > 0;
+    again = again && (t->start_deadline == 0 || model->clock_ms < t->start_deadline);
+    again = again && (t->finish_deadline == 0 || model->clock_ms < t->finish_deadline);
+    again = again && (a->connection != NL_AGENT_LOST || t->wait_ms > 0);
+    if (!again) {
+        t->has_result = result != NULL;
+        t->result_len = result_len;
+        memcpy(t->result, result != NULL ? result : t->result, result_len);
+        change(model, t, state, reason);
+        return;
+    }
+    struct model_attempt *over = &t->earlier[t->attempt - 1];
+    memset(over, 0, sizeof *over);
+    over->state = state;
+    set_text(over->reason, reason);
+    over->has_result = result != NULL;
+    over->result_len = result_len;
+    memcpy(over->result, result != NULL ? result : over->result, result_len);
+    over->dispatched_ms = t->dispatched_ms;
+    over->started_ms = t->started_ms;
+    over->finished_ms = model->clock_ms;
+    bool now = a->connection == NL_AGENT_CONNECTED;
+    t->attempt++;
+    t->order = a->next_order++;
+    t->epoch = now ? a->epoch : 0;
+    t->dispatched_ms = now ? model->clock_ms : 0;
+    t->started_ms = 0;
+    t->pid = 0;
+    change(model, t, now ? NL_TASK_DISPATCHED : NL_TASK_PENDING, "");
+}
+
+static void lose(struct model *model, struct model_task *t, const char *reason) {
+    attempt_over(model, t, NL_TASK_FAILED, reason, NODELINK__V1__RETRY_ON__RETRY_ON_LOST, NULL, 0);
+}
+
+// The agent's active task with the lowest order from `from` up to `end`.
+static struct model_task *next_active(struct model *model, const char *agent, uint64_t from,
+                                      uint64_t end) {
+    struct model_task *least = NULL;
+    for (int i = 0; i < MODEL_TASKS; i++) {
+        struct model_task *t = &model->tasks[i];
+        if (t->used && strcmp(t->agent, agent) == 0 && t->state < NL_TASK_COMPLETED &&
+            t->order >= from && t->order < end && (least == NULL || t->order < least->order)) {
+            least = t;
+        }
+    }
+    return least;
+}
+
 static void run(struct model *model, struct model_task *t, uint64_t epoch) {
     if (t->started_ms == 0) {
         t->started_ms = model->clock_ms;
@@ -240,10 +294,9 @@ static void reconcile_extended(struct model *model, struct model_task *t, uint64
             change(model, t, t->state, t->reason);
         }
     } else if (t->started_ms != 0) {
-        change(model, t, NL_TASK_FAILED, "the agent has no record of this task any more");
+        lose(model, t, "the agent has no record of this task any more");
     } else if (!same_journal) {
-        change(model, t, NL_TASK_FAILED,
-               "the agent's journal was replaced: whether the command ran is not known");
+        lose(model, t, "the agent's journal was replaced: whether the command ran is not known");
     } else if (t->cancel_requested) {
         change(model, t, NL_TASK_CANCELLED, t->cancel_reason);
     } else {
@@ -253,11 +306,10 @@ static void reconcile_extended(struct model *model, struct model_task *t, uint64
 
 static void reconcile(struct model *model, struct model_agent *a, bool same_journal,
                       const Nodelink__V1__AgentRegister *m) {
-    for (int i = 0; i < MODEL_TASKS; i++) {
-        struct model_task *t = &model->tasks[i];
-        if (!t->used || strcmp(t->agent, a->id) != 0 || t->state >= NL_TASK_COMPLETED) {
-            continue;
-        }
+    uint64_t end = a->next_order;
+    struct model_task *t;
+    for (uint64_t at = 0; (t = next_active(model, a->id, at, end)) != NULL;) {
+        at = t->order + 1;
         if (t->state == NL_TASK_PENDING) {
             dispatch(model, t, a->epoch);
         } else if (a->extended) {
@@ -321,17 +373,16 @@ static void agent_disconnect(struct model *model, const Nodelink__V1__AgentDisco
 }
 
 static void lose_tasks(struct model *model, const struct model_agent *a, bool lost) {
-    for (int i = 0; i < MODEL_TASKS; i++) {
-        struct model_task *t = &model->tasks[i];
-        if (!t->used || strcmp(t->agent, a->id) != 0) {
-            continue;
-        }
+    uint64_t end = a->next_order;
+    struct model_task *t;
+    for (uint64_t at = 0; (t = next_active(model, a->id, at, end)) != NULL;) {
+        at = t->order + 1;
         bool sent = t->state == NL_TASK_DISPATCHED || t->state == NL_TASK_RUNNING;
         if (!lost && sent) {
             change(model, t, NL_TASK_UNKNOWN, "agent unreachable");
-        } else if (lost && (sent || t->state == NL_TASK_UNKNOWN)) {
-            change(model, t, NL_TASK_FAILED, "agent disconnected");
-        } else if (lost && t->state == NL_TASK_PENDING && t->wait_ms == 0) {
+        } else if (lost && t->state != NL_TASK_PENDING) {
+            lose(model, t, "agent disconnected");
+        } else if (lost && t->wait_ms == 0) {
             change(model, t, NL_TASK_FAILED, "agent disconnected before the command was sent");
         }
     }
@@ -369,7 +420,35 @@ static bool submit_ok(const Nodelink__V1__TaskSubmit *m) {
             return false;
         }
     }
+    if (s->attempts > 100 || (s->attempts < 2 && s->n_retry_on != 0)) {
+        return false;
+    }
+    for (size_t i = 0; i < s->n_retry_on; i++) {
+        if (s->retry_on[i] < 1 || s->retry_on[i] > 5) {
+            return false;
+        }
+    }
     return true;
+}
+
+static uint64_t earlier_of(uint64_t a, uint64_t b) {
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static void set_wishes(struct model_task *t, const Nodelink__V1__TaskSpec *s) {
+    t->wait_ms = s->wait_for_agent_ms;
+    t->attempts_max = s->attempts < 1 ? 1 : s->attempts;
+    assert(t->attempts_max <= MODEL_ATTEMPTS);
+    for (int i = 1; i <= 5; i++) {
+        t->retry_on[i] = s->n_retry_on == 0;
+    }
+    for (size_t i = 0; i < s->n_retry_on; i++) {
+        t->retry_on[s->retry_on[i]] = true;
+    }
+    uint64_t start = s->start_within_ms == 0 ? 0 : t->created_ms + s->start_within_ms;
+    uint64_t finish = s->finish_within_ms == 0 ? 0 : t->created_ms + s->finish_within_ms;
+    t->start_deadline = earlier_of(s->start_by_ms, start);
+    t->finish_deadline = earlier_of(s->finish_by_ms, finish);
 }
 
 static void task_create(struct model *model, const Nodelink__V1__TaskSubmit *m,
@@ -385,12 +464,12 @@ static void task_create(struct model *model, const Nodelink__V1__TaskSubmit *m,
     snprintf(t->agent, sizeof t->agent, "%s", a->id);
     memcpy(t->spec, spec, len);
     t->spec_len = len;
-    t->wait_ms = m->spec->wait_for_agent_ms;
     t->state = state;
     t->attempt = 1;
     t->version = 1;
     t->order = a->next_order++;
     t->created_ms = model->clock_ms;
+    set_wishes(t, m->spec);
     a->tasks_submitted++;
     if (state == NL_TASK_DISPATCHED) {
         t->epoch = a->epoch;
@@ -417,6 +496,11 @@ static void task_submit(struct model *model, const Nodelink__V1__TaskSubmit *m) 
     }
     if (a == NULL) {
         answer(model, NL_OUTCOME_NO_AGENT, 0);
+        return;
+    }
+    uint64_t by = earlier_of(m->spec->start_by_ms, m->spec->finish_by_ms);
+    if (by != 0 && by <= model->clock_ms) {
+        answer(model, NL_OUTCOME_TOO_LATE, 0);
         return;
     }
     bool gone = a->connection == NL_AGENT_NEVER_CONNECTED || a->connection == NL_AGENT_LOST ||
@@ -452,56 +536,131 @@ static void task_start(struct model *model, const Nodelink__V1__TaskStart *m) {
     }
 }
 
-static void finish_as(struct model *model, struct model_task *t, const Result *r) {
-    char text[MODEL_TEXT];
-    answer(model, NL_OUTCOME_OK, 0);
+static void finish_as(struct model *model, struct model_task *t, const Result *r,
+                      const uint8_t *packed, size_t len) {
+    char text[MODEL_TEXT] = "";
+    const char *said = r->reason;
+    int state = NL_TASK_FAILED, why = 0;
     switch (r->kind) {
         case NODELINK__V1__TASK_RESULT__KIND__EXITED:
+            if (r->exit_code == 0) {
+                state = NL_TASK_COMPLETED;
+                break;
+            }
             snprintf(text, sizeof text, "exit code %d", (int)r->exit_code);
-            change(model, t, r->exit_code == 0 ? NL_TASK_COMPLETED : NL_TASK_FAILED,
-                   r->exit_code == 0 ? "" : text);
+            why = NODELINK__V1__RETRY_ON__RETRY_ON_EXIT;
             break;
         case NODELINK__V1__TASK_RESULT__KIND__SIGNALLED:
             snprintf(text, sizeof text, "killed by signal %d%s", (int)r->signal,
                      r->signal == 9 ? " (SIGKILL)" : "");
-            change(model, t, NL_TASK_FAILED, text);
+            why = NODELINK__V1__RETRY_ON__RETRY_ON_SIGNAL;
             break;
         case NODELINK__V1__TASK_RESULT__KIND__TIMED_OUT:
-            change(model, t, NL_TASK_TIMED_OUT, "exceeded its timeout");
+            snprintf(text, sizeof text, "exceeded its timeout%s",
+                     t->finish_deadline != 0 ? " or its time to finish" : "");
+            state = NL_TASK_TIMED_OUT;
+            why = NODELINK__V1__RETRY_ON__RETRY_ON_TIMEOUT;
             break;
         case NODELINK__V1__TASK_RESULT__KIND__CANCELLED:
-            change(model, t, NL_TASK_CANCELLED,
-                   t->cancel_reason[0] != '\0' ? t->cancel_reason : r->reason);
+            set_text(text, t->cancel_reason[0] != '\0' ? t->cancel_reason : said);
+            state = NL_TASK_CANCELLED;
             break;
         case NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED:
-            change(model, t, NL_TASK_FAILED,
-                   r->reason[0] != '\0' ? r->reason : "the agent could not start the command");
+            set_text(text, said[0] != '\0' ? said : "the agent could not start the command");
+            why = NODELINK__V1__RETRY_ON__RETRY_ON_NOT_STARTED;
             break;
         case NODELINK__V1__TASK_RESULT__KIND__LOST:
-            change(model, t, NL_TASK_FAILED,
-                   r->reason[0] != '\0' ? r->reason : "the agent lost the command");
+            set_text(text, said[0] != '\0' ? said : "the agent lost the command");
+            why = NODELINK__V1__RETRY_ON__RETRY_ON_LOST;
             break;
         default:
             answer(model, NL_OUTCOME_INVALID, 0);
+            return;
+    }
+    attempt_over(model, t, state, text, why, packed, len);
+    answer(model, NL_OUTCOME_OK, 0);
+}
+
+static bool same_bytes(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len) {
+    return a_len == b_len && memcmp(a, b, a_len) == 0;
+}
+
+static void finish_late(struct model *model, struct model_task *t, uint32_t attempt, bool known,
+                        const uint8_t *packed, size_t len) {
+    known = known || (t->late_len > 0 && t->late_attempt == attempt &&
+                      same_bytes(t->late, t->late_len, packed, len));
+    answer(model, known ? NL_OUTCOME_EXISTED : NL_OUTCOME_LATE, (uint64_t)t->state);
+    if (known) {
+        return;
+    }
+    t->late_results++;
+    t->version++;
+    if (t->late_len == 0 && model->rules > 0) {
+        memcpy(t->late, packed, len);
+        t->late_len = len;
+        t->late_attempt = attempt;
     }
 }
 
-static void finish_checked(struct model *model, struct model_task *t, const Result *r) {
-    uint8_t packed[MODEL_BYTES];
-    assert(nodelink__v1__task_result__get_packed_size(r) <= sizeof packed);
-    size_t len = nodelink__v1__task_result__pack(r, packed);
-    if (t->state >= NL_TASK_COMPLETED) {
-        bool same = t->has_result && t->result_len == len && memcmp(t->result, packed, len) == 0;
-        t->late_results += !same;
-        t->version += !same;
-        answer(model, same ? NL_OUTCOME_EXISTED : NL_OUTCOME_LATE, (uint64_t)t->state);
+// Beyond the bound tails go, of the tasks that ended first.
+static void trim_tails(struct model *model) {
+    for (;;) {
+        struct model_task *first = NULL;
+        uint64_t total = 0;
+        for (int i = 0; i < MODEL_TASKS; i++) {
+            struct model_task *t = &model->tasks[i];
+            if (!t->used || t->tail_len == 0) {
+                continue;
+            }
+            total += t->tail_bytes;
+            if (first == NULL || t->finished_ms < first->finished_ms ||
+                (t->finished_ms == first->finished_ms && strcmp(t->id, first->id) < 0)) {
+                first = t;
+            }
+        }
+        if (total <= model->limits.tails_bytes_max) {
+            return;
+        }
+        first->tail_len = 0;
+        first->version++;
+    }
+}
+
+static void keep_tail(struct model *model, struct model_task *t,
+                      const Nodelink__V1__OutputTail *tail) {
+    size_t bytes = tail == NULL ? 0 : tail->stdout.len + tail->stderr.len;
+    if (t->state < NL_TASK_COMPLETED || bytes == 0) {
         return;
     }
-    finish_as(model, t, r);
-    if (model->outcome.code == NL_OUTCOME_OK) {
-        t->has_result = true;
-        memcpy(t->result, packed, len);
-        t->result_len = len;
+    assert(nodelink__v1__output_tail__get_packed_size(tail) <= sizeof t->tail);
+    t->tail_len = nodelink__v1__output_tail__pack(tail, t->tail);
+    t->tail_bytes = bytes;
+    trim_tails(model);
+}
+
+static void finish_checked(struct model *model, struct model_task *t,
+                           const Nodelink__V1__TaskFinish *m) {
+    uint8_t packed[MODEL_BYTES];
+    assert(nodelink__v1__task_result__get_packed_size(m->result) <= sizeof packed);
+    size_t len = nodelink__v1__task_result__pack(m->result, packed);
+    if (m->attempt > 0 && m->attempt < t->attempt) {
+        const struct model_attempt *e = &t->earlier[m->attempt - 1];
+        finish_late(model, t, m->attempt,
+                    e->has_result && same_bytes(e->result, e->result_len, packed, len), packed,
+                    len);
+    } else if (m->attempt != t->attempt) {
+        answer(model, NL_OUTCOME_STALE, 0);
+    } else if (t->state == NL_TASK_PENDING) {
+        answer(model, NL_OUTCOME_INVALID, 0);
+    } else if (t->state >= NL_TASK_COMPLETED) {
+        finish_late(model, t, m->attempt,
+                    t->has_result && same_bytes(t->result, t->result_len, packed, len), packed,
+                    len);
+    } else {
+        finish_as(model, t, m->result, packed, len);
+        if (model->outcome.code == NL_OUTCOME_OK) {
+            keep_tail(model, t, m->tail);
+        }
     }
 }
 
@@ -511,12 +670,10 @@ static void task_finish(struct model *model, const Nodelink__V1__TaskFinish *m) 
         answer(model, NL_OUTCOME_NO_TASK, 0);
     } else if (m->result == NULL || strcmp(t->agent, m->agent_id) != 0) {
         answer(model, NL_OUTCOME_INVALID, 0);
-    } else if (m->epoch != model_agent(model, t->agent)->epoch || m->attempt != t->attempt) {
+    } else if (m->epoch != model_agent(model, t->agent)->epoch) {
         answer(model, NL_OUTCOME_STALE, 0);
-    } else if (t->state == NL_TASK_PENDING) {
-        answer(model, NL_OUTCOME_INVALID, 0);
     } else {
-        finish_checked(model, t, m->result);
+        finish_checked(model, t, m);
     }
 }
 
@@ -722,6 +879,7 @@ void model_apply(struct model *model, const Command *c) {
         return;
     }
     model->clock_ms = c->time_ms > model->clock_ms ? c->time_ms : model->clock_ms;
+    model->rules = c->rules;
     if (has_bad_text(c)) {
         answer(model, NL_OUTCOME_INVALID, 0);
     } else {

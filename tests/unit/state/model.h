@@ -17,6 +17,17 @@
 #define MODEL_TEXT 160
 #define MODEL_BYTES 600
 
+#define MODEL_ATTEMPTS 4  // of one task, as the generator asks for
+
+struct model_attempt {
+    int state;
+    char reason[MODEL_TEXT];
+    uint8_t result[MODEL_BYTES];
+    size_t result_len;
+    bool has_result;
+    uint64_t dispatched_ms, started_ms, finished_ms;
+};
+
 struct model_task {
     bool used;
     char id[40], agent[40];
@@ -24,6 +35,13 @@ struct model_task {
     size_t spec_len, result_len;
     bool has_result;
     uint64_t wait_ms;
+    uint32_t attempts_max;
+    bool retry_on[8];  // by enum RetryOn
+    uint64_t start_deadline, finish_deadline;
+    struct model_attempt earlier[MODEL_ATTEMPTS];
+    uint8_t late[MODEL_BYTES], tail[MODEL_BYTES];
+    size_t late_len, tail_len, tail_bytes;  // len 0: there is none
+    uint32_t late_attempt;
     int state;
     uint32_t attempt, late_results;
     uint64_t order, epoch, version;
@@ -69,6 +87,7 @@ struct model_proposer {
 struct model {
     struct nl_state_limits limits;
     uint64_t clock_ms;
+    uint32_t rules;  // of the command
     struct model_task tasks[MODEL_TASKS];
     struct model_agent agents[MODEL_AGENTS];
     struct model_node nodes[MODEL_NODES];
