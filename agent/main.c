@@ -5,6 +5,7 @@
 #include "agent/link/link.h"
 #include "agent/supervisor/supervisor.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 
 enum { EXIT_USAGE = 2 };
@@ -43,12 +44,19 @@ static void start_log(const char *level, const char *format, const char *program
 static int run_link(int argc, char **argv) {
     struct nl_link_settings settings;
     struct nl_config_error error;
-    if (nl_link_settings_load(&settings, NULL, argc, argv, &error) != NL_OK) {
+    int rv = nl_link_settings_load(&settings, NULL, argc, argv, &error);
+    if (rv == NL_OK && NL_FAILPOINT("link.start.settings")) {
+        snprintf(error.text, sizeof error.text, "fail point");
+        rv = NL_EINVAL;
+    }
+    if (rv != NL_OK) {
         nl_link_settings_close(&settings);
         return usage_error(error.text);
     }
     start_log(settings.log_level, settings.log_format, "nodelink-agent");
-    return nl_link_run(&settings, argc, argv);
+    rv = nl_link_run(&settings, argc, argv);
+    (void)NL_FAILPOINT("link.start.ended");  // what is open now nobody has closed
+    return rv;
 }
 
 static int run_validate(int argc, char **argv) {
@@ -89,6 +97,8 @@ static const struct nl_config_key SUPERVISOR_KEYS[] = {
     {KEY("spool-keep", NL_CONFIG_DURATION, spool_keep_ms, "0")},
     {KEY("tasks-max", NL_CONFIG_U64, tasks_max, "0"), .max = UINT32_MAX},
     {KEY("supervisor-idle-exit", NL_CONFIG_DURATION, idle_exit_ms, "0")},
+    {KEY("lost-tasks", NL_CONFIG_STRING, lost_tasks, "kill")},
+    {KEY("spool-full", NL_CONFIG_STRING, spool_full, "wait")},
     {KEY("log-level", NL_CONFIG_STRING, log_level, "info")},
     {KEY("log-format", NL_CONFIG_STRING, log_format, "text")},
     {.key = NULL},
@@ -97,11 +107,10 @@ static const struct nl_config_key SUPERVISOR_KEYS[] = {
 static int run_supervisor(int argc, char **argv) {
     struct supervisor_settings s = {0};
     struct nl_config_error error;
-    {KEY("lost-tasks", NL_CONFIG_STRING, lost_tasks, "kill")},
-    {KEY("spool-full", NL_CONFIG_STRING, spool_full, "wait")},
     int argi = 0;
     int rv = nl_config_load(SUPERVISOR_KEYS, &s, NULL, argc, argv, &argi, &error);
-    if (rv == NL_OK && (s.state_dir == NULL || argi < argc)) {
+    if (rv == NL_OK &&
+        (s.state_dir == NULL || argi < argc || NL_FAILPOINT("supervisor.start.settings"))) {
         snprintf(error.text, sizeof error.text, "supervisor: --state-dir DIR, and flags only");
         rv = NL_EINVAL;
     }
@@ -119,17 +128,18 @@ static int run_supervisor(int argc, char **argv) {
         .spool_keep_ms = s.spool_keep_ms,
         .idle_exit_ms = s.idle_exit_ms,
         .tasks_max = (uint32_t)s.tasks_max,
+        .leave_lost_running = strcmp(s.lost_tasks, "leave") == 0,
+        .drop_unread = strcmp(s.spool_full, "drop") == 0,
     };
     int status = nl_supervisor_main(&options);
     nl_config_close(SUPERVISOR_KEYS, &s);
+    (void)NL_FAILPOINT("supervisor.start.ended");
     return status;
 }
 
 // ---- dispatch --------------------------------------------------------------
 
 int main(int argc, char **argv) {
-        .leave_lost_running = strcmp(s.lost_tasks, "leave") == 0,
-        .drop_unread = strcmp(s.spool_full, "drop") == 0,
     const char *first = argc > 1 ? argv[1] : "";
     if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0 || strcmp(first, "help") == 0) {
         usage();
