@@ -13,6 +13,7 @@
 #include "cluster/internal.h"
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/fs.h"
 #include "common/base/text.h"
 
@@ -425,10 +426,13 @@ static void check_disk_at_open(struct nl_cluster *cluster) {
 static int open_rest(struct nl_cluster *cluster, char *error_text, size_t error_size) {
     int rv = NL_OK;
     if (cluster->dir.is_new) {
-        rv = nl_data_dir_ready(&cluster->dir, cluster->cluster_name, cluster->id);
+        rv = NL_FAILPOINT("start.identity")
+                 ? NL_EIO
+                 : nl_data_dir_ready(&cluster->dir, cluster->cluster_name, cluster->id);
     }
     if (rv == NL_OK) {
-        rv = nl_data_dir_next_boot(&cluster->dir, &cluster->boot);
+        rv = NL_FAILPOINT("start.boot") ? NL_EIO
+                                        : nl_data_dir_next_boot(&cluster->dir, &cluster->boot);
     }
     if (rv != NL_OK) {
         snprintf(error_text, error_size, "%s: can't write the node's files: %s", cluster->dir.path,
@@ -468,8 +472,11 @@ static int open_parts(struct nl_cluster *cluster, const struct nl_cluster_option
                       char *error_text, size_t error_size) {
     int rv = nl_state_new(&o->limits, &cluster->state);
     rv = rv == NL_OK ? nl_propose_open(cluster, o->limits.outcomes_per_proposer_max) : rv;
+    if (rv == NL_OK && NL_FAILPOINT("start.data_dir")) {
+        rv = NL_EIO;
+    }
     if (rv != NL_OK) {
-        snprintf(error_text, error_size, "no memory");
+        snprintf(error_text, error_size, "can't begin: %s", nl_strerror(rv));
         return rv;
     }
     rv = nl_data_dir_open(o->data_dir, o->cluster_name, o->id, o->bootstrap, &cluster->dir,
@@ -504,7 +511,7 @@ int nl_cluster_open(const struct nl_cluster_options *options,
     cluster->dir.lock_fd = -1;
     cluster->events = *events;
     cluster->user = user;
-    int rv = copy_options(cluster, options);
+    int rv = NL_FAILPOINT("start.cluster") ? NL_ENOMEM : copy_options(cluster, options);
     if (rv == NL_OK) {
         rv = open_parts(cluster, options, error_text, error_size);
     }

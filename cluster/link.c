@@ -9,6 +9,7 @@
 #include "cluster/internal.h"
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 
 enum {
     PING_MS = 150,
@@ -160,6 +161,9 @@ static void on_message(struct nl_rpc_call *call, void *user, ProtobufCMessage *m
     const Nodelink__V1__PeerReply *reply = (const Nodelink__V1__PeerReply *)message;
     struct nl_link_request *request;
     (void)call;
+    if (!link->ready) {
+        (void)NL_FAILPOINT("start.peer_link");
+    }
     link->ready = true;
     link->heard_ms = link->seen_ms = nl_clock_mono_ms();
     link->boot = reply->boot != 0 ? reply->boot : link->boot;
@@ -248,8 +252,10 @@ int nl_links_open(struct nl_cluster *cluster) {
         struct nl_link *link = &cluster->links[cluster->n_links];
         link->cluster = cluster;
         link->member = &cluster->members[i];
-        int rv =
-            nl_rpc_channel_new(cluster->rpc, link->member->grpc_address, &options, &link->channel);
+        int rv = NL_FAILPOINT("start.links")
+                     ? NL_EIO
+                     : nl_rpc_channel_new(cluster->rpc, link->member->grpc_address, &options,
+                                          &link->channel);
         if (rv != NL_OK) {
             return rv;
         }

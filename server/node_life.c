@@ -4,6 +4,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "server/messages.h"
 #include "server/sessions.h"
@@ -90,6 +91,7 @@ static void on_proposed(void *user, int result, struct nl_outcome outcome, uint6
 
 static void propose_up(struct nl_node_life *life, uint64_t now) {
     const struct nl_settings *settings = life->server->settings;
+    (void)NL_FAILPOINT("start.node_up");
     Nodelink__V1__NodeUp m = NODELINK__V1__NODE_UP__INIT;
     m.node = settings->node_id;
     m.name = settings->node_name;
@@ -187,6 +189,9 @@ void nl_node_life_on_effect(struct nl_node_life *life, const struct nl_effect *e
 void nl_node_life_on_role(struct nl_node_life *life, enum nl_cluster_role role, uint64_t term,
                           uint64_t leader) {
     life->next_try_ms = 0;
+    if (leader != 0) {
+        (void)NL_FAILPOINT("start.leader");
+    }
     nl_log(NL_LOG_INFO, "node", "role", "role", nl_cluster_role_name(role), "term",
            nl_log_u64(term).s, "leader", nl_log_u64(leader).s, NULL);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/fs.h"
 #include "common/base/log.h"
 #include "server/notify.h"
@@ -89,7 +90,9 @@ static int load_secret(struct nl_program *p) {
         p->secret = strdup(p->dev.secret);
         return p->secret != NULL ? NL_EXIT_OK : complain(NL_EXIT_FAILURE, "out of memory");
     }
-    int rv = nl_fs_read_secret(p->settings.cluster_secret_file, &p->secret);
+    int rv = NL_FAILPOINT("start.secret")
+                 ? NL_EIO
+                 : nl_fs_read_secret(p->settings.cluster_secret_file, &p->secret);
     if (rv == NL_OK && p->secret[0] != '\0') {
         return NL_EXIT_OK;
     }
@@ -105,7 +108,12 @@ static int load_secret(struct nl_program *p) {
 int nl_program_configure(struct nl_program *p) {
     struct nl_config_error error;
     p->file = nl_config_file_arg(p->argc, p->argv, NL_SETTINGS_ENV_FILE);
-    if (load(p, &p->settings, &error) != NL_OK) {
+    int rv = load(p, &p->settings, &error);
+    if (rv == NL_OK && NL_FAILPOINT("start.settings")) {
+        snprintf(error.text, sizeof error.text, "fail point");
+        rv = NL_EINVAL;
+    }
+    if (rv != NL_OK) {
         return complain(NL_EXIT_USAGE, error.text);
     }
     if (p->settings.dev && nl_dev_prepare(&p->dev, &p->settings) != NL_OK) {
@@ -199,7 +207,10 @@ static void raise_limits(void) {
 static int write_pid_file(const struct nl_program *p) {
     char text[32];
     int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
-    if (p->settings.pid_file == NULL ||
+    if (p->settings.pid_file == NULL) {
+        return NL_EXIT_OK;
+    }
+    if (!NL_FAILPOINT("start.pid_file") &&
         nl_fs_write_atomic(p->settings.pid_file, text, (size_t)n, 0644) == NL_OK) {
         return NL_EXIT_OK;
     }
@@ -214,7 +225,7 @@ int nl_program_prepare(struct nl_program *p) {
     nl_log_set_levels(p->settings.log_level);
     signal(SIGPIPE, SIG_IGN);
     raise_limits();
-    if (uv_loop_init(&p->loop) != 0) {
+    if (NL_FAILPOINT("start.loop") || uv_loop_init(&p->loop) != 0) {
         return complain(NL_EXIT_FAILURE, "no event loop: out of memory or descriptors");
     }
     catch_signal(p, &p->terminate, SIGTERM, on_stop_signal);
@@ -227,6 +238,7 @@ int nl_program_prepare(struct nl_program *p) {
 
 static void on_ready(void *user) {
     struct nl_program *p = user;
+    (void)NL_FAILPOINT("start.ready");
     nl_log(NL_LOG_INFO, "node", "ready", "node", p->settings.node_name, "grpc",
            p->settings.grpc_address, NULL);
     if (p->settings.dev) {
@@ -246,6 +258,7 @@ int nl_program_open(struct nl_program *p) {
            p->settings.grpc_address, "raft", p->settings.raft_address, "boot",
            nl_log_u64(nl_cluster_boot(p->server->cluster)).s, NULL);
     nl_notify("READY=1");
+    (void)NL_FAILPOINT("start.serving");
     return NL_EXIT_OK;
 }
 
@@ -271,4 +284,5 @@ void nl_program_close(struct nl_program *p) {
     }
     nl_settings_close(&p->settings);
     nl_dev_clean(&p->dev);
+    (void)NL_FAILPOINT("start.ended");  // what is open now nobody has closed
 }

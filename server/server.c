@@ -12,6 +12,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "server/auth.h"
 #include "server/control.h"
@@ -68,15 +69,20 @@ static void on_fatal(void *user, const char *why) {
 
 // ---- steps -----------------------------------------------------------------
 
+// With the point a start can end behind each part.
+static bool made(const void *part) {
+    return part != NULL && !NL_FAILPOINT("start.part");
+}
+
 static int make_parts(struct nl_server *server, void (*on_ready)(void *user), void *user) {
-    if ((server->task_topics = nl_topics_new()) == NULL ||
-        (server->agent_topics = nl_topics_new()) == NULL ||
-        (server->auth = nl_auth_new(server)) == NULL ||
-        (server->outputs = nl_outputs_new(server)) == NULL ||
-        (server->sessions = nl_sessions_new(server)) == NULL ||
-        (server->control = nl_control_new(server)) == NULL ||
-        (server->housekeeping = nl_housekeeping_new(server)) == NULL ||
-        (server->life = nl_node_life_new(server, on_ready, user)) == NULL) {
+    if (!made(server->task_topics = nl_topics_new()) ||
+        !made(server->agent_topics = nl_topics_new()) ||
+        !made(server->auth = nl_auth_new(server)) ||
+        !made(server->outputs = nl_outputs_new(server)) ||
+        !made(server->sessions = nl_sessions_new(server)) ||
+        !made(server->control = nl_control_new(server)) ||
+        !made(server->housekeeping = nl_housekeeping_new(server)) ||
+        !made(server->life = nl_node_life_new(server, on_ready, user))) {
         return NL_ENOMEM;
     }
     server->addresses = calloc(server->settings->n_members + 1, sizeof *server->addresses);
@@ -119,7 +125,7 @@ static int make_services(struct nl_server *server) {
         {&nodelink__v1__peer_service__descriptor, nl_peer_methods, server, may_be_peer},
         {NULL, NULL, NULL, NULL},
     };
-    struct nl_rpc_service *services = malloc(sizeof list);
+    struct nl_rpc_service *services = NL_FAILPOINT("start.services") ? NULL : malloc(sizeof list);
     if (services == NULL) {
         return NL_ENOMEM;
     }
@@ -132,6 +138,10 @@ static int make_services(struct nl_server *server) {
 // Calls are not served before the loop runs, and by then the cluster is open, or the start failed.
 static int listen_grpc(struct nl_server *server, char *error_text, size_t error_size) {
     const struct nl_settings *s = server->settings;
+    if (NL_FAILPOINT("start.listen")) {
+        snprintf(error_text, error_size, "fail point");
+        return NL_EBUSY;
+    }
     struct nl_rpc_tls tls = {.ca_file = s->tls_client_auth ? s->tls_ca_file : NULL,
                              .cert_file = s->tls_cert_file,
                              .key_file = s->tls_key_file};
@@ -183,7 +193,7 @@ static int open_steps(struct nl_server *server, const char *secret, void (*on_re
         rv = make_services(server);
     }
     if (rv == NL_OK) {
-        rv = nl_rpc_new(server->loop, &server->rpc);
+        rv = NL_FAILPOINT("start.rpc") ? NL_EIO : nl_rpc_new(server->loop, &server->rpc);
     }
     if (rv != NL_OK) {
         snprintf(error_text, error_size, "can't start: %s", nl_strerror(rv));

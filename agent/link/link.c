@@ -85,6 +85,7 @@ static void log_action(const struct nl_link_action *action) {
 }
 
 static void save_servers(struct link *l) {
+    (void)NL_FAILPOINT("link.start.welcomed");
     int rv = nl_link_dir_save_cache(&l->dir, nl_link_core_servers(l->core));
     if (rv != NL_OK) {
         nl_log(NL_LOG_WARN, MODULE, "the server cache can't be written", "reason", nl_strerror(rv),
@@ -138,6 +139,7 @@ static void answer_closed(struct answers *a, uint64_t call, int code) {
 
 static void do_connect(struct link *l, const struct nl_link_action *action, struct answers *a) {
     int code = 0;
+    (void)NL_FAILPOINT("link.start.connect");
     int rv = nl_link_streams_connect(&l->streams, action->call, action->address, &code,
                                      a->texts[a->count], sizeof a->texts[0]);
     if (rv != NL_OK) {
@@ -300,6 +302,7 @@ static void on_stream_writable(void *user) {
 }
 
 static void on_sup_up(void *user) {
+    (void)NL_FAILPOINT("link.start.attached");
     struct nl_link_event event = {.type = NL_LINK_SUP_UP};
     step(user, &event);
 }
@@ -412,6 +415,10 @@ static int start_error(const char *what, const char *why) {
 static int open_dir(struct link *l) {
     char error[STARTUP_ERROR_LEN];
     int rv = nl_link_dir_open(l->settings.state_dir, &l->dir, error, sizeof error);
+    if (rv == NL_OK && NL_FAILPOINT("link.start.dir")) {
+        snprintf(error, sizeof error, "fail point");
+        rv = NL_EIO;
+    }
     if (rv != NL_OK) {
         return start_error("can't use the state directory", error);
     }
@@ -447,7 +454,7 @@ static void rotate_log(const char *path) {
 static int prepare_supervisor(struct link *l) {
     char exe[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (n <= 0) {
+    if (n <= 0 || NL_FAILPOINT("link.start.program")) {
         return start_error("can't find the own program", "/proc/self/exe can't be read");
     }
     exe[n] = '\0';
@@ -473,7 +480,9 @@ static int start_supervisor(struct link *l) {
         if (l->supervisor_log != NULL) {
             rotate_log(l->supervisor_log);
         }
-        rv = nl_supervisor_spawn(l->self_exe, l->supervisor_args, l->supervisor_log, NULL);
+        rv = NL_FAILPOINT("link.start.supervisor")
+                 ? NL_EIO
+                 : nl_supervisor_spawn(l->self_exe, l->supervisor_args, l->supervisor_log, NULL);
     }
     return rv == NL_OK ? 0 : start_error("can't start the supervisor", nl_strerror(rv));
 }
@@ -506,7 +515,8 @@ static struct nl_link_core_options core_options(struct link *l) {
 
 static int make_core(struct link *l) {
     struct nl_link_core_options options = core_options(l);
-    int rv = nl_link_dir_load_epoch(&l->dir, &options.epoch);
+    int rv =
+        NL_FAILPOINT("link.start.epoch") ? NL_EIO : nl_link_dir_load_epoch(&l->dir, &options.epoch);
     if (rv != NL_OK) {
         return start_error(
             "the file 'epoch' in the state directory can't be read; without it an "
@@ -524,7 +534,7 @@ static int make_core(struct link *l) {
     options.servers = (struct nl_link_strings){servers.items, servers.count};
     options.learned = (struct nl_link_strings){cache.servers, cache.count};
     options.last_good = cache.last_good;
-    rv = nl_link_core_new(&options, &l->core);
+    rv = NL_FAILPOINT("link.start.core") ? NL_ENOMEM : nl_link_core_new(&options, &l->core);
     nl_link_cache_close(&cache);
     nl_link_server_list_close(&servers);
     return rv == NL_OK ? 0 : start_error("can't start", nl_strerror(rv));
@@ -551,6 +561,7 @@ static void make_handles(struct link *l) {
 static void run_loop(struct link *l) {
     signal(SIGPIPE, SIG_IGN);  // a supervisor that died is an error of write, not our end
     make_handles(l);
+    (void)NL_FAILPOINT("link.start.signals");
     nl_link_sup_connect(&l->sup);
     nl_log(NL_LOG_INFO, MODULE, "agent started", "agent", l->settings.agent_id, "version",
            NODELINK_AGENT_VERSION, "state-dir", l->dir.path, NULL);
@@ -566,9 +577,9 @@ static int run_on_loop(struct link *l) {
     l->sup.on_message = on_sup_message;
     l->sup.on_down = on_sup_down;
     l->sup.user = l;
-    int rv = nl_link_sup_init(&l->sup, &l->loop);
+    int rv = NL_FAILPOINT("link.start.socket") ? NL_ENOMEM : nl_link_sup_init(&l->sup, &l->loop);
     if (rv == NL_OK) {
-        rv = nl_rpc_new(&l->loop, &l->rpc);
+        rv = NL_FAILPOINT("link.start.rpc") ? NL_EIO : nl_rpc_new(&l->loop, &l->rpc);
     }
     if (rv == NL_OK) {
         run_loop(l);
@@ -593,7 +604,7 @@ static int run(struct link *l) {
     if (status != 0) {
         return status;
     }
-    if (uv_loop_init(&l->loop) != 0) {
+    if (NL_FAILPOINT("link.start.loop") || uv_loop_init(&l->loop) != 0) {
         return start_error("can't start", "no event loop");
     }
     status = run_on_loop(l);

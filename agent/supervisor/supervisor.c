@@ -16,6 +16,7 @@
 #include "agent/supervisor/spool.h"
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/fs.h"
 #include "common/base/text.h"
 
@@ -260,21 +261,24 @@ static int open_state(struct sup_driver *d) {
         rv = nl_err_from_errno(errno);
     }
     if (rv == NL_OK) {
-        rv = take_lock(d);
+        rv = NL_FAILPOINT("supervisor.start.lock") ? NL_EIO : take_lock(d);
     }
     if (rv == NL_EBUSY) {
         return NL_SUP_EXIT_HELD;
     }
     if (rv == NL_OK) {
-        rv = load_journal_id(d);
+        rv = NL_FAILPOINT("supervisor.start.journal_id") ? NL_EIO : load_journal_id(d);
     }
     if (rv == NL_OK) {
-        rv = sup_spool_open(dir, &d->spool_fd);
+        rv = NL_FAILPOINT("supervisor.start.spool") ? NL_EIO : sup_spool_open(dir, &d->spool_fd);
     }
     if (rv != NL_OK) {
         return fail("can't use the state directory", dir, nl_strerror(rv));
     }
-    rv = sup_journal_open(dir, replay, d, why, &d->journal);
+    snprintf(why, sizeof why, "fail point");
+    rv = NL_FAILPOINT("supervisor.start.journal")
+             ? NL_EIO
+             : sup_journal_open(dir, replay, d, why, &d->journal);
     if (rv != NL_OK) {
         return fail("can't use the journal; nothing was changed", dir, why);
     }
@@ -328,7 +332,7 @@ static void init_driver(struct sup_driver *d, const struct nl_supervisor_options
 }
 
 static int start(struct sup_driver *d) {
-    int rv = open_memory(d);
+    int rv = NL_FAILPOINT("supervisor.start.memory") ? NL_ENOMEM : open_memory(d);
     if (rv != NL_OK) {
         return fail("can't start", "", nl_strerror(rv));
     }
@@ -336,17 +340,19 @@ static int start(struct sup_driver *d) {
     if (rv != NL_SUP_EXIT_OK) {
         return rv;
     }
-    rv = sup_loop_open(d);
+    rv = NL_FAILPOINT("supervisor.start.loop") ? NL_EIO : sup_loop_open(d);
     if (rv == NL_OK) {
-        rv = sup_listen(d);
+        rv = NL_FAILPOINT("supervisor.start.listen") ? NL_EIO : sup_listen(d);
     }
     if (rv == NL_OK) {
-        rv = write_pid_file(d);
+        rv = NL_FAILPOINT("supervisor.start.pid_file") ? NL_EIO : write_pid_file(d);
     }
     if (rv != NL_OK) {
         return fail("can't listen", d->options->state_dir, nl_strerror(rv));
     }
+    (void)NL_FAILPOINT("supervisor.start.replayed");
     after_replay(d);
+    (void)NL_FAILPOINT("supervisor.start.ready");
     nl_log(NL_LOG_INFO, "supervisor", "ready", "journal", d->journal_id, "tasks",
            nl_log_u64(sup_core_count(d->core)).s, NULL);
     return NL_SUP_EXIT_OK;

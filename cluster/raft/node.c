@@ -16,6 +16,7 @@
 #include "common/base/clock.h"
 #include "common/base/crypto.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 
 enum {
     WATCH_MS = 100,
@@ -283,7 +284,8 @@ static int check_segments(struct nl_raft_node *node) {
 }
 
 static int open_mark(struct nl_raft_node *node) {
-    int rv = nl_mark_open(&node->guard.mark, node->options.dir);
+    int rv =
+        NL_FAILPOINT("start.mark") ? NL_EIO : nl_mark_open(&node->guard.mark, node->options.dir);
     if (rv != NL_OK) {
         snprintf(node->raft.errmsg, sizeof node->raft.errmsg, "file \"stored\": %s",
                  nl_strerror(rv));
@@ -303,7 +305,13 @@ static int start(struct nl_raft_node *node, const char **ret_step) {
         rv = open_mark(node);
     }
     rv = rv == 0 ? check_segments(node) : rv;
+    if (rv == 0 && NL_FAILPOINT("start.load")) {
+        rv = RAFT_IOERR;
+    }
     rv = rv == 0 ? raft_start(&node->raft) : rv;
+    if (rv == 0 && NL_FAILPOINT("start.loaded")) {
+        rv = RAFT_CORRUPT;
+    }
     return rv == 0 ? check_mark(node, raft_last_index(&node->raft)) : rv;
 }
 
@@ -333,7 +341,7 @@ static int open_transport(struct nl_raft_node *node, char *error_text, size_t er
 static int init(struct nl_raft_node *node, char *error_text, size_t error_size) {
     const char *step = "can't open the log";
     init_fsm(node);
-    int rv = init_io(node);
+    int rv = NL_FAILPOINT("start.raft_io") ? RAFT_NOMEM : init_io(node);
     if (rv != 0) {
         report(node, step, node->guard.inner.errmsg, rv, error_text, error_size);
         return rv;

@@ -16,6 +16,7 @@
 #include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/err.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 
 enum {
@@ -206,6 +207,7 @@ static void conn_hand_over(struct conn *c) {
     uv_stream_t *stream = c->stream;
     struct raft_uv_connect *request = c->request;
     const struct nl_raft_member *peer = c->peer;
+    (void)NL_FAILPOINT(c->outgoing ? "start.peer_out" : "start.peer_in");
     if (!c->outgoing) {
         remember_accepted(c);
     }
@@ -829,6 +831,9 @@ int nl_transport_new(const struct nl_transport_options *options, struct nl_trans
     int rv = open_tls(t, error_text, error_size);
     t->options.tls = NULL;
     rv = rv == NL_OK ? listen_on(t, error_text, error_size) : rv;
+    if (rv == NL_OK && NL_FAILPOINT("start.raft_listen")) {
+        rv = NL_EBUSY;
+    }
     if (rv != NL_OK) {
         nl_transport_abandon(t, free_abandoned, t);
         return rv;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/rpc/internal.h"
 
@@ -116,7 +117,8 @@ static int start_threads(struct nl_rpc *rpc, unsigned count) {
         struct nl_rpc_poller *poller = &rpc->pollers[i];
         poller->rpc = rpc;
         poller->exited.run = on_poller_exited;
-        if (pthread_create(&poller->thread, NULL, poll_queue, poller) != 0) {
+        if (NL_FAILPOINT("rpc.thread") ||
+            pthread_create(&poller->thread, NULL, poll_queue, poller) != 0) {
             break;
         }
         rpc->poller_count++;
