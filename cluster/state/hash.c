@@ -38,16 +38,24 @@ static void feed_append(ProtobufCBuffer *buffer, size_t len, const uint8_t *data
     XXH3_128bits_update(&feed->hash, data, len);
 }
 
+static void feed_begin(struct feed *feed, enum item item) {
+    feed->buffer.append = feed_append;
+    feed->streaming = false;
+    feed->data[0] = (uint8_t)item;
+    feed->len = 1;
+}
+
+static struct nl_sum feed_end(const struct feed *feed) {
+    XXH128_hash_t h =
+        feed->streaming ? XXH3_128bits_digest(&feed->hash) : XXH3_128bits(feed->data, feed->len);
+    return (struct nl_sum){.lo = h.low64, .hi = h.high64};
+}
+
 static struct nl_sum hash_message(enum item item, const ProtobufCMessage *message) {
     struct feed feed;
-    feed.buffer.append = feed_append;
-    feed.streaming = false;
-    feed.data[0] = (uint8_t)item;
-    feed.len = 1;
+    feed_begin(&feed, item);
     protobuf_c_message_pack_to_buffer(message, &feed.buffer);
-    XXH128_hash_t h =
-        feed.streaming ? XXH3_128bits_digest(&feed.hash) : XXH3_128bits(feed.data, feed.len);
-    return (struct nl_sum){.lo = h.low64, .hi = h.high64};
+    return feed_end(&feed);
 }
 
 uint32_t nl_hash_id(const char *id) {
@@ -75,6 +83,13 @@ struct nl_sum nl_hash_task(const struct nl_task *task) {
     Nodelink__V1__TaskRecord record;
     nl_task_to_message(task, &record);
     return hash_message(ITEM_TASK, &record.base);
+}
+
+struct nl_sum nl_hash_task_bytes(const uint8_t *data, size_t len) {
+    struct feed feed;
+    feed_begin(&feed, ITEM_TASK);
+    feed_append(&feed.buffer, len, data);
+    return feed_end(&feed);
 }
 
 struct nl_sum nl_hash_proposer(const struct nl_proposer_rec *proposer) {

@@ -203,9 +203,17 @@ struct nl_arena {
     _Alignas(16) uint8_t block[8192];
 };
 void nl_arena_reset(struct nl_arena *arena);
+// NULL: beyond `left`, or no memory. Aligned for any type, not zeroed.
+void *nl_arena_alloc(struct nl_arena *arena, size_t size);
 // As nl_message_decode. The message is good until the next decode or reset; it is not freed.
 ProtobufCMessage *nl_arena_decode(struct nl_arena *arena, const ProtobufCMessageDescriptor *type,
                                   const uint8_t *data, size_t len, size_t memory_max, int *ret_err);
+// decode.c: as nl_arena_decode, for bytes that packing the message would give again; NULL: these
+// aren't such bytes, or are of a kind that no record has, or no memory. nl_arena_decode judges
+// then.
+ProtobufCMessage *nl_canonical_decode(struct nl_arena *arena,
+                                      const ProtobufCMessageDescriptor *type, const uint8_t *data,
+                                      size_t len, size_t memory_max);
 // Deep copy in one block (free it with free), or NULL: no memory.
 void *nl_message_compact(const ProtobufCMessage *message);
 // The array of labels in one block. Nothing to copy gives NULL.
@@ -237,6 +245,8 @@ struct nl_sum nl_hash_bytes(const void *data, size_t len);
 struct nl_sum nl_hash_node(const struct nl_node *node);
 struct nl_sum nl_hash_agent(const struct nl_agent *agent);
 struct nl_sum nl_hash_task(const struct nl_task *task);
+// The same of a task's canonical encoding.
+struct nl_sum nl_hash_task_bytes(const uint8_t *data, size_t len);
 struct nl_sum nl_hash_proposer(const struct nl_proposer_rec *proposer);  // without its outcomes
 struct nl_sum nl_hash_done(const struct nl_proposer_rec *proposer, const struct nl_done *done);
 struct nl_sum nl_hash_final(struct nl_sum sum, uint64_t clock_ms);
@@ -330,6 +340,9 @@ uint32_t nl_task_active_next(const struct nl_state *state, uint32_t slot);
 struct nl_task_rec *nl_task_rec_new(const char *id);
 // Takes a complete record in: table, counts and hash; the agent's own counters aside. NL_ENOMEM.
 int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot);
+// `hash`: as nl_hash_task gives it.
+int nl_task_insert_hashed(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot,
+                          struct nl_sum hash);
 // Then its orders. Where the task belongs in the order of this kind: the key, and the root.
 void nl_task_order(struct nl_state *state, const struct nl_task *task, enum nl_order_kind kind);
 uint64_t nl_task_order_key(const struct nl_task *task, enum nl_order_kind kind);

@@ -56,8 +56,7 @@ struct nl_arena_extra {
     max_align_t data[];
 };
 
-static void *arena_alloc(void *data, size_t size) {
-    struct nl_arena *arena = data;
+void *nl_arena_alloc(struct nl_arena *arena, size_t size) {
     if (size > arena->left) {
         return NULL;
     }
@@ -75,6 +74,10 @@ static void *arena_alloc(void *data, size_t size) {
     extra->next = arena->extra;
     arena->extra = extra;
     return extra->data;
+}
+
+static void *arena_alloc(void *arena, size_t size) {
+    return nl_arena_alloc(arena, size);
 }
 
 static void arena_free(void *data, void *block) {

@@ -12,6 +12,9 @@ struct reader {
     const uint8_t *data;
     size_t len;
     size_t at;
+    const uint8_t *payload;  // of the message at hand
+    size_t payload_len;
+    bool canonical;  // it is what packing the message gives
 };
 
 struct frame {
@@ -47,7 +50,14 @@ static int next_message(struct reader *r, enum nl_frame_type type,
         return NL_ECORRUPT;
     }
     ProtobufCMessage *message =
-        nl_arena_decode(r->arena, descriptor, frame.payload, frame.len, RECORD_MEMORY_MAX, &rv);
+        nl_canonical_decode(r->arena, descriptor, frame.payload, frame.len, RECORD_MEMORY_MAX);
+    r->payload = frame.payload;
+    r->payload_len = frame.len;
+    r->canonical = message != NULL;
+    if (message == NULL) {
+        message =
+            nl_arena_decode(r->arena, descriptor, frame.payload, frame.len, RECORD_MEMORY_MAX, &rv);
+    }
     if (message != NULL) {
         *(ProtobufCMessage **)ret = message;
     }
@@ -218,7 +228,15 @@ static int fill_task(struct nl_task *task, const Nodelink__V1__TaskRecord *m) {
     return NL_OK;
 }
 
-static int load_task(struct nl_state *state, const Nodelink__V1__TaskRecord *m, struct last *last) {
+// The record says what the message at hand did, so its hash is that of the bytes.
+static int insert_task(const struct reader *r, struct nl_task_rec *rec, uint32_t agent_slot) {
+    struct nl_sum hash =
+        r->canonical ? nl_hash_task_bytes(r->payload, r->payload_len) : nl_hash_task(&rec->task);
+    return nl_task_insert_hashed(r->state, rec, agent_slot, hash);
+}
+
+static int load_task(const struct reader *r, const Nodelink__V1__TaskRecord *m, struct last *last) {
+    struct nl_state *state = r->state;
     if (!id_rises(last, m->id) || !task_message_ok(m)) {
         return NL_ECORRUPT;
     }
@@ -232,7 +250,7 @@ static int load_task(struct nl_state *state, const Nodelink__V1__TaskRecord *m, 
     }
     int rv = fill_task(&rec->task, m);
     if (rv == NL_OK) {
-        rv = nl_task_insert(state, rec, agent->head.slot);
+        rv = insert_task(r, rec, agent->head.slot);
     }
     if (rv != NL_OK) {
         nl_task_rec_free(state, rec);
@@ -261,7 +279,7 @@ static int load_record(struct reader *r, enum nl_frame_type type, struct last *l
     } else if (type == NL_FRAME_AGENT) {
         rv = load_agent(r->state, (const Nodelink__V1__AgentRecord *)message, last);
     } else {
-        rv = load_task(r->state, (const Nodelink__V1__TaskRecord *)message, last);
+        rv = load_task(r, (const Nodelink__V1__TaskRecord *)message, last);
     }
     return rv;
 }

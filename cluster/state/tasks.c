@@ -53,7 +53,8 @@ struct nl_task_rec *nl_task_rec_new(const char *id) {
     return rec;
 }
 
-int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot) {
+int nl_task_insert_hashed(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot,
+                          struct nl_sum hash) {
     const struct nl_task *task = &rec->task;
     int rv = nl_table_add(state, &state->tasks, &rec->head, 0);
     if (rv != NL_OK) {
@@ -64,8 +65,12 @@ int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t age
     state->counts.tasks_total++;
     state->counts.tasks_terminal += nl_task_is_terminal(task->state);
     nl_table_link(&state->agents, agent_slot)->running += task->state == NL_TASK_RUNNING;
-    nl_rehash(state, &rec->head, nl_hash_task(task));
+    nl_rehash(state, &rec->head, hash);
     return NL_OK;
+}
+
+int nl_task_insert(struct nl_state *state, struct nl_task_rec *rec, uint32_t agent_slot) {
+    return nl_task_insert_hashed(state, rec, agent_slot, nl_hash_task(&rec->task));
 }
 
 uint64_t nl_task_order_key(const struct nl_task *task, enum nl_order_kind kind) {
