@@ -277,6 +277,10 @@ struct nl_rpc_channel *nl_client_channel(struct nl_client *client) {
     return node->channel;
 }
 
+struct nl_rpc *nl_client_rpc(struct nl_client *client) {
+    return client->rpc;
+}
+
 uv_loop_t *nl_client_loop(struct nl_client *client) {
     return &client->loop;
 }

@@ -72,8 +72,10 @@ int nl_client_start(struct nl_client *client, const struct nl_client_call *call,
 bool nl_client_wait(struct nl_client *client, const struct nl_client_call *call,
                     ProtobufCMessage **ret_reply, struct nl_client_error *ret_error);
 
-// For users with their own streams (follow.c).
+// For users with their own streams (follow.c) or channels (bench). One gRPC runtime for all of a
+// process: with two, their pollers wake each other at every event (they share gRPC's epoll set).
 uv_loop_t *nl_client_loop(struct nl_client *client);
+struct nl_rpc *nl_client_rpc(struct nl_client *client);
 // The channel to the current node (borrowed); made when needed. NULL: no memory.
 struct nl_rpc_channel *nl_client_channel(struct nl_client *client);
 const struct nl_rpc_metadata *nl_client_metadata(const struct nl_client *client);

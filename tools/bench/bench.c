@@ -199,16 +199,13 @@ int nl_bench_open(struct nl_bench *b, struct nl_cli *cli, const struct nl_bench_
     b->loop = nl_client_loop(b->client);
     uv_timer_init(b->loop, &b->timer);
     b->timer.data = b;
-    if (nl_rpc_new(b->loop, &b->rpc) != NL_OK || open_lines(b) != NL_OK) {
+    b->rpc = nl_client_rpc(b->client);
+    if (open_lines(b) != NL_OK) {
         nl_cli_fail(cli, &(struct nl_failure){.code = "INTERNAL"}, "out of memory");
         return NL_EXIT_FAILED;
     }
     b->watching = nl_interrupt_watch(b->loop, on_interrupt, b) == NL_OK;
     return find_nodes(b);
-}
-
-static void on_rpc_closed(void *user) {
-    ((struct nl_bench *)user)->rpc = NULL;
 }
 
 void nl_bench_close(struct nl_bench *b) {
@@ -222,12 +219,6 @@ void nl_bench_close(struct nl_bench *b) {
         nl_rpc_channel_free(b->nodes[i].channel);
         free(b->nodes[i].address);
         free(b->nodes[i].name);
-    }
-    if (b->rpc != NULL) {
-        nl_rpc_close(b->rpc, on_rpc_closed, b);
-    }
-    while (b->rpc != NULL) {
-        uv_run(b->loop, UV_RUN_ONCE);
     }
     uv_close((uv_handle_t *)&b->timer, NULL);
     if (b->watching) {
