@@ -4,6 +4,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,8 +49,23 @@ void nl_random_id(char out[27]) {
     out[26] = '\0';
 }
 
+// Looked up once: with EVP_sha256() each digest finds the implementation anew, which takes longer
+// than hashing a command does.
+static EVP_MD *sha256;
+
+static void fetch_sha256(void) {
+    sha256 = EVP_MD_fetch(NULL, "SHA2-256", NULL);
+    require(sha256 != NULL, "EVP_MD_fetch");
+}
+
+static const EVP_MD *sha256_md(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fetch_sha256);
+    return sha256;
+}
+
 void nl_sha256_of(const void *data, size_t len, uint8_t out[NL_SHA256_LEN]) {
-    require(EVP_Digest(data, len, out, NULL, EVP_sha256(), NULL), "EVP_Digest");
+    require(EVP_Digest(data, len, out, NULL, sha256_md(), NULL), "EVP_Digest");
 }
 
 struct nl_sha256 *nl_sha256_new(void) {
@@ -59,8 +75,7 @@ struct nl_sha256 *nl_sha256_new(void) {
     }
     h->ctx = EVP_MD_CTX_new();
     h->scratch = EVP_MD_CTX_new();
-    if (h->ctx == NULL || h->scratch == NULL ||
-        EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) != 1) {
+    if (h->ctx == NULL || h->scratch == NULL || EVP_DigestInit_ex(h->ctx, sha256_md(), NULL) != 1) {
         nl_sha256_free(h);
         return NULL;
     }
