@@ -191,7 +191,7 @@ static void taken_over(struct nl_append_batch *batches, struct entry *entry) {
             DL_APPEND(entry->own, batch);
             continue;
         }
-        nl_serve_reply(batch->peer, batch->request->id, NODELINK__V1__PEER_REPLY__CODE__OK, 0);
+        nl_serve_taken_over(batch->peer, batch->request->id);
         batch_free(batch);
     }
 }

@@ -52,8 +52,19 @@ void nl_cluster_check_boot(struct nl_cluster *cluster, uint64_t boot) {
     }
 }
 
+// The node that holds the agent's stream has something to send to it.
+static void hurry_owner(struct nl_cluster *cluster, const struct nl_effect *effect) {
+    if (effect->kind == NL_EFFECT_TASK && cluster->info.role == NL_RAFT_LEADER) {
+        const struct nl_agent *agent = nl_state_agent(cluster->state, effect->task->spec->agent_id);
+        if (agent != NULL && agent->owner != 0 && agent->owner != cluster->id) {
+            nl_raft_hurry(cluster->raft, agent->owner);
+        }
+    }
+}
+
 static void on_effect(void *user, const struct nl_effect *effect) {
     struct nl_cluster *cluster = user;
+    hurry_owner(cluster, effect);
     if (effect->kind == NL_EFFECT_OUTCOME && effect->proposer == cluster->id) {
         nl_cluster_check_boot(cluster, effect->boot);
     }
@@ -173,6 +184,7 @@ static void on_tick(uv_timer_t *timer) {
     nl_propose_tick(cluster, now_ms);
     nl_read_tick(cluster, now_ms);
     nl_links_tick(cluster, now_ms);
+    nl_serves_tick(cluster);
     give_up_lead_tick(cluster, now_ms);
     step_down_tick(cluster, now_ms);
     if (now_ms - cluster->append_p99_at_ms >= APPEND_P99_MS) {

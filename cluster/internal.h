@@ -143,6 +143,8 @@ struct nl_serve {
     uint64_t node_id;
     uint32_t refs;
     uint32_t unanswered;
+    uint64_t taken_over[16];  // requests whose OK waits for company
+    uint32_t n_taken_over;
     bool closed;
     struct nl_serve *prev, *next;
 };
@@ -151,6 +153,10 @@ void nl_serve_ref(struct nl_serve *serve);
 void nl_serve_unref(struct nl_serve *serve);
 void nl_serve_reply(struct nl_serve *serve, uint64_t id, Nodelink__V1__PeerReply__Code code,
                     uint64_t index);
+// A proposal is in the log. Its sender needs no word of that for the outcome, only to keep count of
+// what it may send, so a few of these answers go together.
+void nl_serve_taken_over(struct nl_serve *serve, uint64_t id);
+void nl_serves_tick(struct nl_cluster *cluster);
 void nl_serve_close_all(struct nl_cluster *cluster);
 
 // ---- peer.c: credentials and status ---------------------------------------------------------

@@ -47,6 +47,27 @@ void nl_serve_reply(struct nl_serve *serve, uint64_t id, Nodelink__V1__PeerReply
     reply_with(serve, id, &reply);
 }
 
+static void answer_taken_over(struct nl_serve *serve) {
+    for (uint32_t i = 0; i < serve->n_taken_over; i++) {
+        nl_serve_reply(serve, serve->taken_over[i], NODELINK__V1__PEER_REPLY__CODE__OK, 0);
+    }
+    serve->n_taken_over = 0;
+}
+
+void nl_serve_taken_over(struct nl_serve *serve, uint64_t id) {
+    serve->taken_over[serve->n_taken_over++] = id;
+    if (serve->n_taken_over == sizeof serve->taken_over / sizeof serve->taken_over[0]) {
+        answer_taken_over(serve);
+    }
+}
+
+void nl_serves_tick(struct nl_cluster *cluster) {
+    struct nl_serve *serve;
+    DL_FOREACH (cluster->serves, serve) {
+        answer_taken_over(serve);
+    }
+}
+
 // ---- requests ----------------------------------------------------------------
 
 struct read_request {
@@ -107,9 +128,11 @@ static void dispatch(struct nl_serve *serve, Nodelink__V1__PeerRequest *request)
     if (serve->unanswered > UNANSWERED_MAX || cluster->closing) {
         nl_serve_reply(serve, request->id, NODELINK__V1__PEER_REPLY__CODE__BUSY, 0);
     } else if (request->body_case == NODELINK__V1__PEER_REQUEST__BODY_PROPOSE) {
+        nl_raft_hurry(cluster->raft, serve->node_id);
         nl_append_remote(cluster, serve, request);
         return;
     } else if (request->body_case == NODELINK__V1__PEER_REQUEST__BODY_READ_INDEX) {
+        nl_raft_hurry(cluster->raft, serve->node_id);
         on_read_index(serve, request->id);
     } else if (request->body_case == NODELINK__V1__PEER_REQUEST__BODY_PING) {
         on_ping(serve, request);

@@ -18,6 +18,7 @@ enum {
     WATCH_STEP_MS_MAX = 250,
     PEER_MESSAGES_MAX = 4096,
     PEER_BYTES_MAX = 64 * 1024 * 1024,
+    ANSWER_AGAIN_MS = 10,
 };
 
 struct nl_guard_append {
@@ -25,6 +26,9 @@ struct nl_guard_append {
     struct nl_guard *guard;
     struct raft_io_append *orig;
     raft_io_append_cb cb;
+    const struct raft_entry *entries;  // libraft's
+    unsigned n_entries;
+    bool held;
     uint64_t start_us;
     uint64_t watched_ms;
     struct nl_guard_append *prev, *next;
@@ -212,10 +216,7 @@ static int guard_random(struct raft_io *io, int min, int max) {
 // ---- events ------------------------------------------------------------------
 
 static void stepped(struct nl_guard *g) {
-    const struct raft *raft = g->io.data;
     g->io.capacity = g->inner.capacity;
-    // 0 while a snapshot is being installed; the mark was lowered for it.
-    nl_mark_raise(&g->mark, raft->last_stored);
     if (!g->closing) {
         g->hooks.stepped(g->hooks.user);
     }
@@ -226,6 +227,9 @@ static void on_tick(struct raft_io *inner) {
     if (g->closing) {
         return;
     }
+    // Not at each entry: the mark may lag, and a tick's entries are what a damage could hide then.
+    // 0 while a snapshot is being installed; the mark was lowered for it.
+    nl_mark_raise(&g->mark, ((const struct raft *)g->io.data)->last_stored);
     g->tick_cb(&g->io);
     stepped(g);
 }
@@ -352,6 +356,32 @@ static void on_appended(struct raft_io_append *req, int status) {
     stepped(g);
 }
 
+static int start_append(struct nl_guard *g, struct nl_guard_append *append) {
+    append->held = false;
+    append->start_us = nl_clock_mono_us();
+    if (NL_FAILPOINT("raft.append_hang")) {
+        return 0;  // as with a disk that takes the write and never answers
+    }
+    int rv = NL_FAILPOINT("raft.append") ? RAFT_IOERR
+                                         : g->inner.append(&g->inner, &append->req, append->entries,
+                                                           append->n_entries, on_appended);
+    return must(g, "appending to the log", rv);
+}
+
+void nl_guard_hold_appends(struct nl_guard *g) {
+    g->hold_appends = true;
+}
+
+void nl_guard_release_appends(struct nl_guard *g) {
+    struct nl_guard_append *append, *next;
+    g->hold_appends = false;
+    DL_FOREACH_SAFE (g->appends, append, next) {
+        if (append->held) {
+            start_append(g, append);
+        }
+    }
+}
+
 static int guard_append(struct raft_io *io, struct raft_io_append *req,
                         const struct raft_entry entries[], unsigned n, raft_io_append_cb cb) {
     struct nl_guard *g = of_io(io);
@@ -362,20 +392,16 @@ static int guard_append(struct raft_io *io, struct raft_io_append *req,
     append->guard = g;
     append->orig = req;
     append->cb = cb;
+    append->entries = entries;
+    append->n_entries = n;
+    append->held = g->hold_appends;
     append->req.data = append;
-    append->start_us = nl_clock_mono_us();
     DL_APPEND(g->appends, append);
     for (unsigned i = 0; i < n; i++) {
         g->log_bytes += entries[i].buf.len;
     }
     g->log_entries += n;
-    if (NL_FAILPOINT("raft.append_hang")) {
-        return 0;  // as with a disk that takes the write and never answers
-    }
-    int rv = NL_FAILPOINT("raft.append")
-                 ? RAFT_IOERR
-                 : g->inner.append(&g->inner, &append->req, entries, n, on_appended);
-    return must(g, "appending to the log", rv);
+    return append->held ? 0 : start_append(g, append);
 }
 
 // ---- snapshots -----------------------------------------------------------------
@@ -607,6 +633,26 @@ static bool has_room(const struct nl_guard_peer *peer, const struct raft_message
            (peer->queued_bytes == 0 || peer->queued_bytes + bytes <= PEER_BYTES_MAX);
 }
 
+// An "accepted" that says what the one before it said, a few milliseconds ago: the answer to a
+// pushed commit index (push.h), as a rule. The leader learns nothing from it, but has to wake and
+// work for it just when the next write is at hand. Raft allows any message to be lost, and the
+// answer to a heartbeat comes again.
+static bool is_repeated(struct nl_guard_peer *peer, const struct raft_message *message) {
+    const struct raft_append_entries_result *result = &message->append_entries_result;
+    uint64_t now_ms = nl_clock_mono_ms();
+    if (message->type != RAFT_APPEND_ENTRIES_RESULT || result->rejected != 0) {
+        return false;
+    }
+    if (peer->answered_term == result->term && peer->answered_index == result->last_log_index &&
+        now_ms < peer->answered_ms + ANSWER_AGAIN_MS) {
+        return true;
+    }
+    peer->answered_term = result->term;
+    peer->answered_index = result->last_log_index;
+    peer->answered_ms = now_ms;
+    return false;
+}
+
 static int guard_send(struct raft_io *io, struct raft_io_send *req,
                       const struct raft_message *message, raft_io_send_cb cb) {
     struct nl_guard *g = of_io(io);
@@ -624,7 +670,8 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     }
     // An error returned here would end in an assertion of the library; a message that is lost
     // would not.
-    if (g->closing || send == NULL || peer == NULL || !has_room(peer, message, bytes)) {
+    if (g->closing || send == NULL || peer == NULL || is_repeated(peer, message) ||
+        !has_room(peer, message, bytes)) {
         free(send);
         take_bytes(g, message);
         req->cb = cb;
@@ -695,6 +742,7 @@ static void on_inner_closed(struct raft_io *inner) {
 
 static void guard_close(struct raft_io *io, raft_io_close_cb cb) {
     struct nl_guard *g = of_io(io);
+    nl_mark_raise(&g->mark, ((const struct raft *)io->data)->last_stored);
     g->closing = true;
     g->close_cb = cb;
     g->inner.close(&g->inner, on_inner_closed);

@@ -25,8 +25,11 @@
 // What was told to one member, and what still waits to be written to it.
 struct nl_guard_peer {
     uint64_t id;
-    uint64_t seen_ms;      // monotonic; last message from it; 0: none
-    uint64_t told_commit;  // the highest commit index a message to it lets it apply
+    uint64_t seen_ms;         // monotonic; last message from it; 0: none
+    uint64_t told_commit;     // the highest commit index a message to it lets it apply
+    uint64_t hurry_until_ms;  // it waits for commits: see push.h
+    // The last "accepted" that was sent to it: term, end of the log, when (monotonic ms; 0: none).
+    uint64_t answered_term, answered_index, answered_ms;
     size_t queued_messages;
     size_t queued_bytes;
     bool snapshot_queued;
@@ -58,7 +61,8 @@ struct nl_guard {
     raft_io_close_cb close_cb;
     bool closing;
     bool inner_closed;
-    struct nl_guard_append *appends;     // under way, oldest first
+    struct nl_guard_append *appends;  // under way, oldest first
+    bool hold_appends;
     struct nl_guard_snapshot *snapshot;  // under way, or NULL
     uint64_t read_index, read_term;      // of the snapshot that was last read to be sent
     struct nl_reaper reaper;             // closing waits for it
@@ -77,5 +81,10 @@ void nl_guard_init(struct nl_guard *guard, uv_loop_t *loop, const struct nl_guar
 // To be called about every 100 ms.
 void nl_guard_watch(struct nl_guard *guard);
 struct nl_guard_peer *nl_guard_peer(struct nl_guard *guard, uint64_t id);  // NULL: too many
+// Appends that libraft asks for between these two begin at the release, behind the messages of the
+// same step: a leader may write while its followers do (Ongaro's thesis, 10.2.1), and beginning a
+// write costs as long as a message takes. libraft keeps an append's entries until its callback.
+void nl_guard_hold_appends(struct nl_guard *guard);
+void nl_guard_release_appends(struct nl_guard *guard);
 
 #endif

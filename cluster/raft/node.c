@@ -20,6 +20,7 @@
 
 enum {
     WATCH_MS = 100,
+    PUSH_MS = 1,
     CONNECT_RETRY_MS = 100,
     INSTALL_SNAPSHOT_MS = 5000,
     INFLIGHT_ENTRIES = 1024,
@@ -38,11 +39,14 @@ struct nl_raft_node {
     struct nl_fsm fsm;
     struct nl_transport *transport;
     uv_timer_t watch;
+    uv_timer_t push;  // to those who are in no hurry
+    bool push_due;
     struct raft_transfer transfer;
     nl_raft_done transfer_done;  // NULL: none under way
     void *transfer_user;
-    bool led;  // at the last step
-    bool watch_closed, raft_closed;
+    bool led;         // at the last step
+    unsigned timers;  // not yet closed
+    bool raft_closed;
     void (*closed)(void *user);
     void *closed_user;
 };
@@ -87,6 +91,12 @@ static void bound_log(struct nl_raft_node *node) {
     raft_set_snapshot_trailing(&node->raft, (unsigned)trailing);
 }
 
+static void on_push(uv_timer_t *timer) {
+    struct nl_raft_node *node = timer->data;
+    node->push_due = false;
+    nl_push_commit(&node->raft, &node->guard, true);
+}
+
 static void on_stepped(void *user) {
     struct nl_raft_node *node = user;
     struct raft *raft = &node->raft;
@@ -101,9 +111,13 @@ static void on_stepped(void *user) {
         forget_told_commits(node);
     }
     node->led = leads;
-    nl_push_commit(raft, &node->guard);
     bound_log(node);
+    // Who waits for an answer here gets it before the followers are woken.
     node->events.on_step(node->user);
+    if (nl_push_commit(raft, &node->guard, false) && !node->push_due) {
+        node->push_due = true;
+        uv_timer_start(&node->push, on_push, PUSH_MS, 0);
+    }
 }
 
 static void on_fatal(void *user, const char *why) {
@@ -355,9 +369,11 @@ static int init(struct nl_raft_node *node, char *error_text, size_t error_size) 
     return rv;
 }
 
-static void start_watch(struct nl_raft_node *node) {
+static void start_timers(struct nl_raft_node *node) {
     uv_timer_init(node->options.loop, &node->watch);
-    node->watch.data = node;
+    uv_timer_init(node->options.loop, &node->push);
+    node->watch.data = node->push.data = node;
+    node->timers = 2;
     uv_timer_start(&node->watch, on_watch, WATCH_MS, WATCH_MS);
 }
 
@@ -382,7 +398,7 @@ int nl_raft_open(const struct nl_raft_options *options, const struct nl_raft_eve
         nl_transport_abandon(node->transport, free_abandoned, node);
         return error_of(rv);
     }
-    start_watch(node);
+    start_timers(node);
     rv = start(node, &step);
     if (rv != 0) {
         report(node, step, raft_errmsg(&node->raft), rv, error_text, error_size);
@@ -397,7 +413,7 @@ int nl_raft_open(const struct nl_raft_options *options, const struct nl_raft_eve
 // ---- close -------------------------------------------------------------------
 
 static void maybe_closed(struct nl_raft_node *node) {
-    if (!node->watch_closed || !node->raft_closed) {
+    if (node->timers > 0 || !node->raft_closed) {
         return;
     }
     void (*closed)(void *) = node->closed;
@@ -410,9 +426,9 @@ static void maybe_closed(struct nl_raft_node *node) {
     }
 }
 
-static void on_watch_closed(uv_handle_t *handle) {
+static void on_timer_closed(uv_handle_t *handle) {
     struct nl_raft_node *node = handle->data;
-    node->watch_closed = true;
+    node->timers--;
     maybe_closed(node);
 }
 
@@ -425,8 +441,13 @@ static void on_raft_closed(struct raft *raft) {
 void nl_raft_close(struct nl_raft_node *node, void (*done)(void *user), void *user) {
     node->closed = done;
     node->closed_user = user;
-    uv_close((uv_handle_t *)&node->watch, on_watch_closed);
+    uv_close((uv_handle_t *)&node->watch, on_timer_closed);
+    uv_close((uv_handle_t *)&node->push, on_timer_closed);
     raft_close(&node->raft, on_raft_closed);
+}
+
+void nl_raft_hurry(struct nl_raft_node *node, uint64_t id) {
+    nl_push_hurry(&node->guard, id);
 }
 
 // ---- requests ------------------------------------------------------------------
@@ -488,7 +509,9 @@ int nl_raft_append(struct nl_raft_node *node, struct nl_frame *frame, nl_raft_do
     }
     buf.base = data;
     request->apply.data = request;
+    nl_guard_hold_appends(&node->guard);
     rv = raft_apply(&node->raft, &request->apply, &buf, 1, on_applied);
+    nl_guard_release_appends(&node->guard);
     if (rv == RAFT_NOTLEADER) {
         free(data);
     }
@@ -504,7 +527,9 @@ int nl_raft_barrier(struct nl_raft_node *node, nl_raft_done done, void *user) {
         return NL_ENOMEM;
     }
     request->barrier.data = request;
+    nl_guard_hold_appends(&node->guard);
     int rv = raft_barrier(&node->raft, &request->barrier, on_barrier);
+    nl_guard_release_appends(&node->guard);
     return rv == 0 ? NL_OK : refused(node, request, rv);
 }
 

@@ -3,6 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/clock.h"
+
+enum { HURRY_MS = 100 };
+
 // libraft's own (src/trail.h): the term of the entry at `index`, 0 when the log doesn't hold it.
 // Its header isn't installed; the version is pinned and linked statically (scripts/build-raft).
 raft_term TrailTermOf(const struct raft_trail *trail, raft_index index);
@@ -33,10 +37,19 @@ static void push_to(struct raft *raft, struct nl_guard *guard, const struct raft
     guard->io.send(&guard->io, req, &message, on_sent);
 }
 
-void nl_push_commit(struct raft *raft, struct nl_guard *guard) {
-    if (raft_state(raft) != RAFT_LEADER) {
-        return;
+void nl_push_hurry(struct nl_guard *guard, uint64_t id) {
+    struct nl_guard_peer *peer = nl_guard_peer(guard, id);
+    if (peer != NULL) {
+        peer->hurry_until_ms = nl_clock_mono_ms() + HURRY_MS;
     }
+}
+
+bool nl_push_commit(struct raft *raft, struct nl_guard *guard, bool all) {
+    if (raft_state(raft) != RAFT_LEADER) {
+        return false;
+    }
+    bool left_out = false;
+    uint64_t now_ms = nl_clock_mono_ms();
     raft_index commit = raft_commit_index(raft);
     for (unsigned i = 0; i < raft->configuration.n; i++) {
         const struct raft_server *server = &raft->configuration.servers[i];
@@ -47,9 +60,17 @@ void nl_push_commit(struct raft *raft, struct nl_guard *guard) {
             continue;
         }
         raft_index news = match < commit ? match : commit;
-        raft_term term = news > peer->told_commit ? TrailTermOf(&raft->trail, match) : 0;
+        if (news <= peer->told_commit) {
+            continue;
+        }
+        if (!all && now_ms >= peer->hurry_until_ms) {
+            left_out = true;
+            continue;
+        }
+        raft_term term = TrailTermOf(&raft->trail, match);
         if (term != 0) {
             push_to(raft, guard, server, match, term, news);
         }
     }
+    return left_out;
 }

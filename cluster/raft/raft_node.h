@@ -84,6 +84,8 @@ uint64_t nl_raft_append_p99_us(const struct nl_raft_node *node);
 uint64_t nl_raft_seen_ms(const struct nl_raft_node *node, uint64_t id);
 // "voter", "learner", "spare"; NULL: not in the configuration.
 const char *nl_raft_member_role(const struct nl_raft_node *node, uint64_t id);
+// Somebody waits at this member for what is committed from now on (push.h).
+void nl_raft_hurry(struct nl_raft_node *node, uint64_t id);
 // Leader only: highest index known to be on that member's disk; else 0.
 uint64_t nl_raft_match(const struct nl_raft_node *node, uint64_t id);
 

@@ -62,6 +62,11 @@ void nl_propose_verdict(struct nl_cluster *cluster, const struct nl_core_batch *
 }
 
 // The log: every entry can be read back, and each of its commands decoded.
+void nl_raft_hurry(struct nl_raft_node *node, uint64_t id) {
+    (void)node;
+    (void)id;
+}
+
 int nl_raft_append(struct nl_raft_node *node, struct nl_frame *frame, nl_raft_done done,
                    void *user) {
     struct nl_frame_reader reader;
@@ -105,6 +110,7 @@ static void run(struct nl_cluster *cluster, struct nl_rpc_call *call, const uint
     }
     nl_append_flush(cluster);
     nl_append_cancel(cluster);
+    nl_serves_tick(cluster);
     fuzz_require(call->messages <= asked, "one answer at most for each request");
     fuzz_require(cluster->append.entries_in_flight == 0, "each entry comes to its end");
     fuzz_require(cluster->serves->unanswered == 0, "each request is answered");
