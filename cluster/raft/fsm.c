@@ -71,6 +71,7 @@ struct waste {
     struct nl_state *state;
     struct nl_state_snapshot *snapshot;
     void *bytes;
+    size_t len;
 };
 
 static void waste_free(void *item) {
@@ -79,7 +80,7 @@ static void waste_free(void *item) {
     if (waste->snapshot != NULL) {
         nl_state_snapshot_free(waste->snapshot);
     }
-    free(waste->bytes);
+    nl_free_large(waste->bytes, waste->len);
     free(waste);
 }
 
@@ -104,6 +105,7 @@ static int fsm_snapshot_finalize(struct raft_fsm *raft, struct raft_buffer *bufs
     struct waste waste = {.snapshot = fsm->snapshot};
     if (*bufs != NULL) {
         waste.bytes = (*bufs)[0].base;
+        waste.len = (*bufs)[0].len;
         raft_free(*bufs);
     }
     *bufs = NULL;
@@ -138,7 +140,7 @@ static int fsm_restore(struct raft_fsm *raft, struct raft_buffer *buf) {
     }
     nl_state_swap(fsm->state, loaded);
     // raft_free is free: no other heap is set.
-    throw_away(fsm, (struct waste){.state = loaded, .bytes = buf->base});
+    throw_away(fsm, (struct waste){.state = loaded, .bytes = buf->base, .len = buf->len});
     if (fsm->started) {
         fsm->on_restored(fsm->user);
     }

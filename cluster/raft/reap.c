@@ -1,6 +1,11 @@
 #include "cluster/raft/reap.h"
 
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PIECE ((size_t)4 << 20)
 
 struct errand {
     uv_work_t work;
@@ -40,4 +45,38 @@ void nl_reap(struct nl_reaper *reaper, void (*release)(void *item), void *item) 
         return;
     }
     reaper->pending++;
+}
+
+// Only whole pages inside the block: its ends are the heap's business.
+void nl_free_large(void *block, size_t len) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)block + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)block + len) / page * page;
+    while (len > PIECE && from < to) {
+        size_t n = to - from < PIECE ? to - from : PIECE;
+        (void)madvise((void *)from, n, MADV_DONTNEED);
+        from += n;
+    }
+    free(block);
+}
+
+struct large {
+    void *block;
+    size_t len;
+};
+
+static void release_large(void *item) {
+    struct large *large = item;
+    nl_free_large(large->block, large->len);
+    free(large);
+}
+
+void nl_reap_large(struct nl_reaper *reaper, void *block, size_t len) {
+    struct large *large = malloc(sizeof *large);
+    if (large == NULL) {
+        free(block);
+        return;
+    }
+    *large = (struct large){block, len};
+    nl_reap(reaper, release_large, large);
 }

@@ -204,10 +204,23 @@ static int put_record(struct out *out, enum nl_frame_type type, const struct nl_
     }
 }
 
+// After this many records the size of the others is foreseen.
+#define SAMPLE 1024u
+
+// Room for the rest, which will be about like what was written so far: a buffer that grows by
+// halves moves hundreds of megabytes, and whoever maps memory meanwhile has to wait.
+static int reserve_rest(struct out *out, size_t sample, uint32_t rest) {
+    return out_reserve(out, sample / SAMPLE * 17 / 16 * rest);
+}
+
 static int put_all(struct out *out, enum nl_frame_type type, const struct nl_frozen *view) {
     struct key *keys = sorted(view, type);
     int rv = keys == NULL ? NL_ENOMEM : NL_OK;
+    size_t begin = out->len;
     for (uint32_t i = 0; rv == NL_OK && i < view->count; i++) {
+        if (i == SAMPLE && (rv = reserve_rest(out, out->len - begin, view->count - i)) != NL_OK) {
+            break;
+        }
         rv = put_record(out, type, keys[i].rec);
     }
     free(keys);
