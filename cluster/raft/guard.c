@@ -619,16 +619,27 @@ static void take_bytes(struct nl_guard *g, const struct raft_message *message) {
     }
 }
 
-static void on_sent(struct raft_io_send *req, int status) {
-    struct guard_send *send = req->data;
-    struct raft_io_send *orig = send->orig;
-    raft_io_send_cb cb = send->cb;
+// Before the backend has it: nothing says that it doesn't call on_sent at once.
+static void queue(const struct guard_send *send) {
+    send->peer->queued_messages++;
+    send->peer->queued_bytes += send->bytes;
+    send->peer->snapshot_queued = send->peer->snapshot_queued || send->is_snapshot;
+}
+
+static void unqueue(const struct guard_send *send) {
     send->peer->queued_messages--;
     send->peer->queued_bytes -= send->bytes;
     if (send->is_snapshot) {
         send->peer->snapshot_queued = false;
         take_bytes(send->guard, send->message);
     }
+}
+
+static void on_sent(struct raft_io_send *req, int status) {
+    struct guard_send *send = req->data;
+    struct raft_io_send *orig = send->orig;
+    raft_io_send_cb cb = send->cb;
+    unqueue(send);
     free(send);
     if (cb != NULL) {
         cb(orig, status);
@@ -699,19 +710,17 @@ static int guard_send(struct raft_io *io, struct raft_io_send *req,
     send->message = message;
     send->is_snapshot = message->type == RAFT_INSTALL_SNAPSHOT;
     send->req.data = send;
+    queue(send);
     int rv = g->inner.send(&g->inner, &send->req, &bounded, on_sent);
     if (rv != 0) {
+        unqueue(send);
         free(send);
-        take_bytes(g, message);
         if (cb != NULL) {
             cb(req, rv);
         }
         return 0;
     }
-    peer->queued_messages++;
-    peer->queued_bytes += bytes;
-    peer->snapshot_queued = peer->snapshot_queued || send->is_snapshot;
-    if (message->type == RAFT_APPEND_ENTRIES &&
+    if (bounded.type == RAFT_APPEND_ENTRIES &&
         bounded.append_entries.leader_commit > peer->told_commit) {
         peer->told_commit = bounded.append_entries.leader_commit;
     }
