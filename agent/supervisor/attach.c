@@ -562,6 +562,7 @@ int sup_listen(struct sup_driver *d) {
     }
     if (rv != NL_OK && fd >= 0) {
         sup_watch_close(d, &d->listener);
+        unlink(address.sun_path);
     }
     return rv;
 }

@@ -348,7 +348,8 @@ static int start(struct sup_driver *d) {
         rv = NL_FAILPOINT("supervisor.start.pid_file") ? NL_EIO : write_pid_file(d);
     }
     if (rv != NL_OK) {
-        return fail("can't listen", d->options->state_dir, nl_strerror(rv));
+        return fail("can't make the socket or supervisor.pid", d->options->state_dir,
+                    nl_strerror(rv));
     }
     (void)NL_FAILPOINT("supervisor.start.replayed");
     after_replay(d);
@@ -381,8 +382,8 @@ static void free_ios(struct sup_driver *d) {
 }
 
 // Names go before the lock, so that none of a successor's is removed.
-static void stop(struct sup_driver *d, bool was_ready) {
-    if (was_ready) {
+static void stop(struct sup_driver *d) {
+    if (d->listener.fd >= 0) {  // a start that failed later than that has names, too
         sup_hang_up_all(d);
         remove_names(d);
     }
@@ -409,11 +410,10 @@ int nl_supervisor_main(const struct nl_supervisor_options *given) {
     init_driver(&d, &options);
     prepare_process(&d);
     int rv = start(&d);
-    bool ready = rv == NL_SUP_EXIT_OK;
-    if (ready) {
+    if (rv == NL_SUP_EXIT_OK) {
         sup_loop_run(&d);
         nl_log(NL_LOG_INFO, "supervisor", "stopped", NULL);
     }
-    stop(&d, ready);
+    stop(&d);
     return rv;
 }
