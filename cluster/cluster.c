@@ -526,6 +526,8 @@ int nl_cluster_open(const struct nl_cluster_options *options,
     int rv = NL_FAILPOINT("start.cluster") ? NL_ENOMEM : copy_options(cluster, options);
     if (rv == NL_OK) {
         rv = open_parts(cluster, options, error_text, error_size);
+    } else {
+        snprintf(error_text, error_size, "no memory");
     }
     if (rv != NL_OK) {
         undo_open(cluster);

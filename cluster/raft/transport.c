@@ -832,6 +832,7 @@ int nl_transport_new(const struct nl_transport_options *options, struct nl_trans
     t->options.tls = NULL;
     rv = rv == NL_OK ? listen_on(t, error_text, error_size) : rv;
     if (rv == NL_OK && NL_FAILPOINT("start.raft_listen")) {
+        snprintf(error_text, error_size, "fail point");
         rv = NL_EBUSY;
     }
     if (rv != NL_OK) {
