@@ -145,6 +145,7 @@ static void on_stop_signal(uv_signal_t *handle, int number) {
     nl_notify("STOPPING=1");
     p->stopping = true;
     nl_server_stop(p->server, on_stopped, p);
+    (void)NL_FAILPOINT("stop.begun");
 }
 
 static void say_restart_needed(void *user, const char *key) {
