@@ -127,48 +127,12 @@ static int guard_init(struct raft_io *io, raft_id id, const char *address) {
     return pass(g, g->inner.init(&g->inner, id, address));
 }
 
-// libraft's own (src/entry.h), as TrailTermOf in push.c.
-int entryBatchCopy(const struct raft_entry *src, struct raft_entry **dst, size_t n);
-void entryBatchesDestroy(struct raft_entry *entries, size_t n);
-
-// A crash between the storing of a leader's snapshot and the removal of the log that it replaces
-// leaves both. If that log holds another entry where the snapshot ends, it was never committed up
-// to there, and libraft 0.22 would take the leader's next message for a conflict with committed
-// entries and stop. What follows the snapshot is kept if it was appended to it: such entries are
-// of the snapshot's term or later ones, those of the old log are not. On disk the old entries go
-// with the truncation before the next append, or stay below the snapshot.
-static int drop_replaced_log(const struct raft_snapshot *snapshot, raft_index *start_index,
-                             struct raft_entry *entries[], size_t *n_entries) {
-    if (snapshot == NULL || *start_index > snapshot->index ||
-        *start_index + *n_entries <= snapshot->index) {
-        return 0;
-    }
-    size_t at = (size_t)(snapshot->index - *start_index);
-    if ((*entries)[at].term == snapshot->term) {
-        return 0;
-    }
-    size_t n = *n_entries - at - 1;
-    struct raft_entry *kept = NULL;
-    if (n > 0 && (*entries)[at + 1].term < snapshot->term) {
-        n = 0;
-    }
-    int rv = n > 0 ? entryBatchCopy(*entries + at + 1, &kept, n) : 0;
-    if (rv == 0) {
-        entryBatchesDestroy(*entries, *n_entries);
-        *entries = kept;
-        *n_entries = n;
-        *start_index = snapshot->index + 1;
-    }
-    return rv;
-}
-
 static int guard_load(struct raft_io *io, raft_term *term, raft_id *voted_for,
                       struct raft_snapshot **snapshot, raft_index *start_index,
                       struct raft_entry *entries[], size_t *n_entries) {
     struct nl_guard *g = of_io(io);
-    int rv = pass(
+    return pass(
         g, g->inner.load(&g->inner, term, voted_for, snapshot, start_index, entries, n_entries));
-    return rv == 0 ? drop_replaced_log(*snapshot, start_index, entries, n_entries) : rv;
 }
 
 static int guard_bootstrap(struct raft_io *io, const struct raft_configuration *conf) {
@@ -413,6 +377,9 @@ static void snapshot_done(struct nl_guard_snapshot *put, int status) {
     struct raft_io_snapshot_put *orig = put->orig;
     raft_io_snapshot_put_cb cb = put->cb;
     g->snapshot = NULL;
+    if (status == 0 && put->trailing == 0 && nl_mark_install_end(&g->mark) != NL_OK) {
+        status = RAFT_IOERR;
+    }
     if (status != 0) {
         status = failed_or_canceled(g, "writing a snapshot", status);
     }
@@ -495,10 +462,12 @@ static void after_load(uv_work_t *work, int status) {
     }
 }
 
-// The bytes are stored and made a state at the same time; libraft hears when both are done.
+// The bytes are stored and made a state at the same time; libraft hears when both are done. A crash
+// between the storing of the snapshot and the removal of all of the log that it replaces leaves
+// both: with the mark, node.c finishes that at the next start.
 static int install(struct nl_guard_snapshot *put) {
     struct nl_guard *g = put->guard;
-    if (nl_mark_lower(&g->mark, put->snapshot->index) != NL_OK) {
+    if (nl_mark_install_begin(&g->mark, put->snapshot->index, put->snapshot->term) != NL_OK) {
         return must(g, "installing a snapshot", RAFT_IOERR);
     }
     put->working = uv_queue_work(g->loop, &put->work, load_work, after_load) == 0;

@@ -297,6 +297,20 @@ static int check_segments(struct nl_raft_node *node) {
     return rv == NL_OK ? check_mark(node, last) : raft_code(rv);
 }
 
+// A crash while a leader's snapshot took the place of the log may leave both, or parts.
+static int finish_install(struct nl_raft_node *node) {
+    struct nl_mark *mark = &node->guard.mark;
+    struct raft *raft = &node->raft;
+    if (mark->install_index == 0) {
+        return 0;
+    }
+    nl_log(NL_LOG_INFO, "raft", "a snapshot was being installed", "index",
+           nl_log_u64(mark->install_index).s, "term", nl_log_u64(mark->install_term).s, NULL);
+    int rv = nl_segments_finish_install(node->options.dir, mark->install_index, mark->install_term,
+                                        raft->errmsg, sizeof raft->errmsg);
+    return raft_code(rv == NL_OK ? nl_mark_install_end(mark) : rv);
+}
+
 static int open_mark(struct nl_raft_node *node) {
     int rv =
         NL_FAILPOINT("start.mark") ? NL_EIO : nl_mark_open(&node->guard.mark, node->options.dir);
@@ -318,6 +332,7 @@ static int start(struct nl_raft_node *node, const char **ret_step) {
         *ret_step = "can't load the log";
         rv = open_mark(node);
     }
+    rv = rv == 0 ? finish_install(node) : rv;
     rv = rv == 0 ? check_segments(node) : rv;
     if (rv == 0 && NL_FAILPOINT("start.load")) {
         rv = RAFT_IOERR;

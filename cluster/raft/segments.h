@@ -16,7 +16,14 @@
 #include <stdint.h>
 
 // The last entry that libraft can find at most, 0 if there is none. Reads only.
-// NL_ECORRUPT: an open segment is damaged in the middle of the log. NL_EIO, NL_ENOMEM.
+// NL_ECORRUPT: an open segment is damaged in the middle of the log, or the closed ones don't join
+// the newest snapshot. NL_EIO, NL_ENOMEM.
 int nl_segments_last(const char *dir, uint64_t *ret, char *error_text, size_t error_size);
+
+// Finishes what a crash interrupted: if the snapshot that was to replace the log is complete, the
+// log's segments are removed, durably. Else nothing is done: the old log still counts.
+// NL_EIO, NL_ENOMEM.
+int nl_segments_finish_install(const char *dir, uint64_t index, uint64_t term, char *error_text,
+                               size_t error_size);
 
 #endif

@@ -92,7 +92,7 @@ uint64_t sim_disk_last(const struct sim_disk *disk) {
     return disk->first + disk->n - 1;
 }
 
-// Where a snapshot ends, it counts: a crash may have left the log that it was to replace.
+// Where a snapshot ends, it counts.
 static uint64_t term_at(const struct sim_disk *disk, uint64_t index) {
     if (index == disk->snapshot.index) {
         return disk->snapshot.term;
@@ -132,7 +132,7 @@ static void store_snapshot(struct sim_disk *disk, const struct raft_snapshot *fr
     disk->snapshot = to;
 }
 
-static void clear_log(struct sim_disk *disk) {
+void sim_disk_clear_log(struct sim_disk *disk) {
     drop_after(disk, 0);
     disk->first = disk->snapshot.index + 1;
 }
@@ -152,7 +152,7 @@ static void perform(struct sim_node *node, const struct sim_disk_op *op) {
             break;
         case INSTALL:
             store_snapshot(&node->disk, op->snapshot);
-            clear_log(&node->disk);
+            sim_disk_clear_log(&node->disk);
             break;
         case TAKE:
             break;
@@ -242,8 +242,8 @@ void sim_disk_cancel(struct sim_node *node, enum sim_how how) {
     }
 }
 
-// A batch has a checksum: a part of it is none of it. Between a new snapshot and the removal of the
-// log it replaces lies a moment, too.
+// A batch has a checksum: a part of it is none of it. Between a new snapshot and the removal of all
+// of the log that it replaces, the oldest part first, lies some time, too.
 static void crash_write(struct sim_node *node) {
     struct sim_disk *disk = &node->disk;
     unsigned kept = disk->broken ? 0 : (unsigned)sim_below(disk->in_write + 1);
@@ -252,6 +252,7 @@ static void crash_write(struct sim_node *node) {
     for (unsigned i = 0; i < kept; i++, op = op->next) {
         if (op->kind == INSTALL && sim_chance(500)) {
             store_snapshot(disk, op->snapshot);
+            drop_through(disk, disk->first - 1 + sim_below(disk->n + 1));
         } else {
             perform(node, op);
         }
@@ -311,14 +312,25 @@ static void load_entries(const struct sim_disk *disk, struct raft_entry **ret) {
     free(entries);
 }
 
-// A log that ends before the snapshot is of no use, as raft_uv has it.
+// A log that doesn't join the snapshot, or holds other entries than it, must not come here.
+static void check_joins(const struct sim_node *node) {
+    const struct sim_disk *disk = &node->disk;
+    uint64_t index = disk->snapshot.index;
+    bool holds = index >= disk->first && index <= sim_disk_last(disk);
+    SIM_CHECK(disk->first <= index + 1 && sim_disk_last(disk) >= index,
+              "node %u has entries %llu to %llu beside a snapshot of %llu", node->index + 1,
+              (unsigned long long)disk->first, (unsigned long long)sim_disk_last(disk),
+              (unsigned long long)index);
+    SIM_CHECK(!holds || disk->entries[index - disk->first].term == disk->snapshot.term,
+              "node %u has a log that contradicts its snapshot of %llu", node->index + 1,
+              (unsigned long long)index);
+}
+
 static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for,
                    struct raft_snapshot **snapshot, raft_index *start_index,
                    struct raft_entry *entries[], size_t *n_entries) {
     struct sim_disk *disk = &node_of(io)->disk;
-    if (disk->snapshot.index > 0 && (disk->n == 0 || sim_disk_last(disk) < disk->snapshot.index)) {
-        clear_log(disk);
-    }
+    check_joins(node_of(io));
     *term = disk->term;
     *voted_for = disk->vote;
     *snapshot = NULL;

@@ -14,6 +14,8 @@ int __wrap_nl_mark_open(struct nl_mark *mark, const char *dir) {
     (void)dir;
     mark->fd = 0;
     mark->index = sim.current->disk.mark;
+    mark->install_index = sim.current->disk.install_index;
+    mark->install_term = sim.current->disk.install_term;
     return NL_OK;
 }
 
@@ -30,6 +32,39 @@ void __wrap_nl_mark_raise(struct nl_mark *mark, uint64_t index) {
 int __wrap_nl_mark_lower(struct nl_mark *mark, uint64_t index) {
     if (sim.current->up && mark->fd >= 0 && index < mark->index) {
         mark->index = sim.current->disk.mark = sim.current->disk.mark_synced = index;
+    }
+    return NL_OK;
+}
+
+static void set_install(struct nl_mark *mark, uint64_t index, uint64_t term) {
+    struct sim_disk *disk = &sim.current->disk;
+    if (mark->fd >= 0) {
+        mark->install_index = index;
+        mark->install_term = term;
+    }
+    // While the node opens it is up, too; after a crash nothing is written any more.
+    if (sim.current->up && mark->fd >= 0) {
+        disk->install_index = index;
+        disk->install_term = term;
+    }
+}
+
+int __wrap_nl_mark_install_begin(struct nl_mark *mark, uint64_t index, uint64_t term) {
+    set_install(mark, index, term);
+    return __wrap_nl_mark_lower(mark, index);
+}
+
+int __wrap_nl_mark_install_end(struct nl_mark *mark) {
+    set_install(mark, 0, 0);
+    return NL_OK;
+}
+
+int __wrap_nl_segments_finish_install(const char *dir, uint64_t index, uint64_t term,
+                                      char *error_text, size_t error_size) {
+    struct sim_disk *disk = &sim.current->disk;
+    (void)dir, (void)error_text, (void)error_size;
+    if (disk->snapshot.index == index && disk->snapshot.term == term) {
+        sim_disk_clear_log(disk);
     }
     return NL_OK;
 }

@@ -137,6 +137,7 @@ struct sim_disk {
     uint64_t first;
     size_t n, cap;
     uint64_t mark, mark_synced;
+    uint64_t install_index, install_term;
     // What does not.
     uint64_t next;            // index of the next append, after all that is queued
     struct sim_disk_op *ops;  // queued, oldest first
@@ -165,6 +166,7 @@ void sim_disk_free(struct sim_disk *disk);
 void sim_disk_crash(struct sim_node *node, bool power);
 void sim_disk_cancel(struct sim_node *node, enum sim_how how);  // ends every queued write
 uint64_t sim_disk_last(const struct sim_disk *disk);            // index of the last entry
+void sim_disk_clear_log(struct sim_disk *disk);                 // what a snapshot has replaced
 
 // ---- node ------------------------------------------------------------------------
 

@@ -42,12 +42,16 @@ int __wrap_nl_mark_open(struct nl_mark *mark, const char *dir);
 void __wrap_nl_mark_close(struct nl_mark *mark);
 void __wrap_nl_mark_raise(struct nl_mark *mark, uint64_t index);
 int __wrap_nl_mark_lower(struct nl_mark *mark, uint64_t index);
+int __wrap_nl_mark_install_begin(struct nl_mark *mark, uint64_t index, uint64_t term);
+int __wrap_nl_mark_install_end(struct nl_mark *mark);
 int __wrap_nl_data_dir_open(const char *path, const char *cluster_name, uint64_t id, bool bootstrap,
                             struct nl_data_dir *ret, char *error_text, size_t error_size);
 int __wrap_nl_data_dir_ready(struct nl_data_dir *dir, const char *cluster_name, uint64_t id);
 int __wrap_nl_data_dir_next_boot(struct nl_data_dir *dir, uint64_t *ret);
 void __wrap_nl_data_dir_close(struct nl_data_dir *dir);
 int __wrap_nl_segments_last(const char *dir, uint64_t *ret, char *error_text, size_t error_size);
+int __wrap_nl_segments_finish_install(const char *dir, uint64_t index, uint64_t term,
+                                      char *error_text, size_t error_size);
 int __wrap_nl_fs_free_bytes(const char *path, uint64_t *ret);
 int __wrap_nl_transport_new(const struct nl_transport_options *options, struct nl_transport **ret,
                             char *error_text, size_t error_size);
