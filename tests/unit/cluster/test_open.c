@@ -210,6 +210,19 @@ static void flip(const char *path, off_t at) {
     close(fd);
 }
 
+// The mark is raised by ticks: what came since the last one is not known to it yet.
+static bool is_marked(struct fixture *fx, void *arg) {
+    struct nl_cluster_status status;
+    uint64_t marked = 0;
+    (void)arg;
+    nl_cluster_status(fx->nodes[0].cluster, &status);
+    int fd = open(path_of("raft/stored"), O_RDONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(read(fd, &marked, sizeof marked), sizeof marked);
+    close(fd);
+    return marked >= status.applied;
+}
+
 // libraft takes a flipped bit in the segment that was open for a write that a crash cut off. The
 // node must not: it would forget what it has acknowledged.
 static void damaged_end_of_the_log(void **state) {
@@ -223,6 +236,7 @@ static void damaged_end_of_the_log(void **state) {
         assert_int_equal(propose_token(&f, 0, "a", &r), NL_OK);
         fixture_wait(&f, &r);
     }
+    assert_true(fixture_until(&f, 5000, is_marked, NULL));
     snprintf(copy, sizeof copy, "%s/killed", f.dir);  // as kill -9 would leave it
     copy_tree(f.nodes[0].dir, copy);
     fixture_stop(&f, 0);
