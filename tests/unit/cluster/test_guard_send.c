@@ -103,8 +103,8 @@ static void send_snapshot(struct nl_guard *guard, struct raft_message *message, 
     memset(message, 0, sizeof *message);
     message->type = RAFT_INSTALL_SNAPSHOT;
     message->server_id = 2;
-    message->install_snapshot.data.len = len;  // said, not there
-    message->install_snapshot.data.base = malloc(1);
+    message->install_snapshot.data.len = len;
+    message->install_snapshot.data.base = malloc(len);  // never touched
     assert_non_null(req);
     assert_int_equal(guard->io.send(&guard->io, req, message, on_sent), 0);
 }
