@@ -12,9 +12,9 @@
 
 enum item { ITEM_NODE = 1, ITEM_PROPOSER, ITEM_OUTCOME, ITEM_AGENT, ITEM_TASK, ITEM_STATE };
 
-// Takes a message's encoding as it is made, in many small pieces. Nearly every record fits into
-// `data` and is hashed at once, which is much cheaper than piece by piece; a larger one is
-// streamed. No memory is asked for, so hashing can't fail.
+// Nearly every record fits into `data` and is hashed there at once. Of a larger one protobuf-c
+// gives the encoding as it is made, in many small pieces; when they don't fit they are streamed. No
+// memory is asked for, so hashing can't fail.
 struct feed {
     ProtobufCBuffer buffer;
     size_t len;
@@ -53,6 +53,13 @@ static struct nl_sum feed_end(const struct feed *feed) {
 
 static struct nl_sum hash_message(enum item item, const ProtobufCMessage *message) {
     struct feed feed;
+    uint8_t *encoded;
+    if (nl_canonical_encode(message, feed.data + 1, sizeof feed.data - 1, &encoded)) {
+        encoded[-1] = (uint8_t)item;
+        XXH128_hash_t h =
+            XXH3_128bits(encoded - 1, (size_t)(feed.data + sizeof feed.data - encoded) + 1);
+        return (struct nl_sum){.lo = h.low64, .hi = h.high64};
+    }
     feed_begin(&feed, item);
     protobuf_c_message_pack_to_buffer(message, &feed.buffer);
     return feed_end(&feed);

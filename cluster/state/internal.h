@@ -214,6 +214,10 @@ ProtobufCMessage *nl_arena_decode(struct nl_arena *arena, const ProtobufCMessage
 ProtobufCMessage *nl_canonical_decode(struct nl_arena *arena,
                                       const ProtobufCMessageDescriptor *type, const uint8_t *data,
                                       size_t len, size_t memory_max);
+// encode.c: packs the message into the end of the buffer; it begins at *ret. false: it doesn't fit,
+// or is of a kind that no record has; protobuf-c has to pack it.
+bool nl_canonical_encode(const ProtobufCMessage *message, uint8_t *buffer, size_t size,
+                         uint8_t **ret);
 // Deep copy in one block (free it with free), or NULL: no memory.
 void *nl_message_compact(const ProtobufCMessage *message);
 // The array of labels in one block. Nothing to copy gives NULL.

@@ -158,6 +158,16 @@ static int put_head(struct out *out, enum nl_frame_type type, size_t len) {
 }
 
 static int put(struct out *out, enum nl_frame_type type, const ProtobufCMessage *message) {
+    uint8_t small[2048], *encoded;
+    if (nl_canonical_encode(message, small, sizeof small, &encoded)) {
+        size_t n = (size_t)(small + sizeof small - encoded);
+        if (put_head(out, type, n) != NL_OK) {
+            return NL_ENOMEM;
+        }
+        memcpy(out->data + out->len, encoded, n);
+        out->len += n;
+        return NL_OK;
+    }
     size_t len = protobuf_c_message_get_packed_size(message);
     int rv = put_head(out, type, len);
     if (rv == NL_OK) {

@@ -1,5 +1,6 @@
 // The canonical decoder takes what packing gives and nothing else: it must agree with protobuf-c on
-// every byte it takes, because the hash of a loaded record is that of its bytes.
+// every byte it takes, because the hash of a loaded record is that of its bytes. The encoder must
+// give the bytes that protobuf-c gives.
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,19 @@ static void arena_free(struct nl_arena *arena) {
     free(arena);
 }
 
+// In room for just these bytes, and not in less.
+static void expect_encoded(const ProtobufCMessage *message, const uint8_t *data, size_t len) {
+    uint8_t *buffer = malloc(len + 1), *begin = NULL;
+    assert_non_null(buffer);
+    assert_true(nl_canonical_encode(message, buffer, len, &begin));
+    assert_ptr_equal(begin, buffer);
+    assert_memory_equal(begin, data, len);
+    for (size_t room = len > 40 ? len - 40 : 0; room < len; room++) {
+        assert_false(nl_canonical_encode(message, buffer, room, &begin));
+    }
+    free(buffer);
+}
+
 // Whether it takes the bytes; if it does, they are what packing gives and protobuf-c reads the
 // same.
 static bool takes(struct nl_arena *arena, const ProtobufCMessageDescriptor *type,
@@ -50,6 +64,7 @@ static bool takes(struct nl_arena *arena, const ProtobufCMessageDescriptor *type
         assert_int_equal(protobuf_c_message_get_packed_size(message), len);
         assert_int_equal(protobuf_c_message_pack(message, packed), len);
         assert_memory_equal(packed, copy, len);
+        expect_encoded(message, copy, len);
         assert_int_equal(nl_message_same(message, other), 1);
         free(packed);
         nl_message_free(other);
@@ -178,6 +193,24 @@ static void test_forms_of_a_field(void **unused) {
     arena_free(arena);
 }
 
+// What no record of ours has is left to protobuf-c.
+static void test_not_encoded(void **unused) {
+    (void)unused;
+    uint8_t buffer[256], *begin;
+    ProtobufCMessageUnknownField unknown = {
+        .tag = 100, .wire_type = PROTOBUF_C_WIRE_TYPE_VARINT, .len = 1, .data = buffer};
+    Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
+    Nodelink__V1__TaskRecord record = NODELINK__V1__TASK_RECORD__INIT;
+    Nodelink__V1__Command command = NODELINK__V1__COMMAND__INIT;
+    record.spec = &spec;
+    assert_true(nl_canonical_encode(&record.base, buffer, sizeof buffer, &begin));
+    assert_int_equal(buffer + sizeof buffer - begin, 2);
+    spec.base.n_unknown_fields = 1;
+    spec.base.unknown_fields = &unknown;
+    assert_false(nl_canonical_encode(&record.base, buffer, sizeof buffer, &begin));
+    assert_false(nl_canonical_encode(&command.base, buffer, sizeof buffer, &begin));
+}
+
 static void test_no_more_memory_than_allowed(void **unused) {
     (void)unused;
     static const uint8_t data[] = {0x0a, 1, 'a'};
@@ -228,6 +261,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_records_of_random_states),
         cmocka_unit_test(test_forms_of_a_field),
+        cmocka_unit_test(test_not_encoded),
         cmocka_unit_test(test_no_more_memory_than_allowed),
         cmocka_unit_test(test_a_record_in_another_form_is_loaded),
     };
