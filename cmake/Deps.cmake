@@ -38,9 +38,12 @@ add_library(nl::grpc ALIAS nl_dep_grpc)
 # libraft: the patched static build of scripts/build-raft; Debian's own packages are not safe.
 set(NL_RAFT_PREFIX ${PROJECT_SOURCE_DIR}/.deps/raft CACHE PATH "Prefix made by scripts/build-raft")
 if(EXISTS ${NL_RAFT_PREFIX}/stamp)
-    add_library(nl_dep_raft INTERFACE)
+    # As a target, so that what it needs follows it on the linker's command line.
+    add_library(nl_dep_raft STATIC IMPORTED GLOBAL)
+    set_target_properties(nl_dep_raft PROPERTIES
+        IMPORTED_LOCATION ${NL_RAFT_PREFIX}/lib/libraft.a)
     target_include_directories(nl_dep_raft SYSTEM INTERFACE ${NL_RAFT_PREFIX}/include)
-    target_link_libraries(nl_dep_raft INTERFACE ${NL_RAFT_PREFIX}/lib/libraft.a nl::uv nl::lz4)
+    target_link_libraries(nl_dep_raft INTERFACE nl::uv nl::lz4)
     add_library(nl::raft ALIAS nl_dep_raft)
 else()
     message(FATAL_ERROR "Missing: ${NL_RAFT_PREFIX}. Run scripts/bootstrap, then configure again.")

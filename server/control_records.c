@@ -20,6 +20,14 @@ void nl_control_fill_task(const struct nl_task *task, Nodelink__V1__Task *ret) {
     ret->version = task->version;
     ret->pid = task->pid;
     ret->epoch = task->epoch;
+    ret->earlier = task->earlier;
+    ret->late_result = task->late_result;
+    ret->late_attempt = task->late_attempt;
+    ret->start_deadline_ms = nl_task_start_deadline_ms(task);
+    ret->finish_deadline_ms = nl_task_finish_deadline_ms(task);
+    ret->has_tail = task->tail != NULL;
+    ret->tail_stdout_offset = task->tail != NULL ? task->tail->stdout_offset : 0;
+    ret->tail_stderr_offset = task->tail != NULL ? task->tail->stderr_offset : 0;
 }
 
 void nl_control_fill_agent(const struct nl_state *state, const struct nl_agent *agent,

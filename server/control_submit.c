@@ -48,6 +48,18 @@ static const char *spec_problem(const Nodelink__V1__TaskSpec *spec) {
     if (!nl_labels_ok(spec->labels, spec->n_labels, LABELS_MAX)) {
         return "labels: at most 64, keys of the alphabet of ids, values of at most 256 bytes";
     }
+    if (spec->attempts > NL_STATE_ATTEMPTS_MAX) {
+        return "attempts: at most 100";
+    }
+    if (spec->n_retry_on > 0 && spec->attempts < 2) {
+        return "retry_on says when to try again, but attempts allows one attempt only";
+    }
+    for (size_t i = 0; i < spec->n_retry_on; i++) {
+        if (spec->retry_on[i] < NODELINK__V1__RETRY_ON__RETRY_ON_EXIT ||
+            spec->retry_on[i] > NODELINK__V1__RETRY_ON__RETRY_ON_LOST) {
+            return "retry_on: not a known end of an attempt";
+        }
+    }
     if (protobuf_c_message_get_packed_size(&spec->base) > SPEC_BYTES_MAX) {
         return "the request is larger than 256 KiB; pass large input by a file";
     }
@@ -73,6 +85,12 @@ static void submit_refused(struct nl_control_op *op, struct nl_outcome outcome) 
                 "agent %s is offline; nothing was stored. Give a time to wait for it "
                 "(wait_for_agent_ms) if the task may start later",
                 agent);
+            return;
+        case NL_OUTCOME_TOO_LATE:
+            nl_control_op_tell(op, NL_RPC_INVALID_ARGUMENT,
+                               "%s: its deadline (start_by_ms, finish_by_ms) has passed; nothing "
+                               "was stored",
+                               op->what);
             return;
         case NL_OUTCOME_LIMIT:
             nl_control_op_tell(

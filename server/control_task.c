@@ -93,6 +93,8 @@ static const struct nl_task *collect(const struct nl_state *state,
     for (; task != NULL; task = nl_state_task_next_older(state, task)) {
         if (wanted(request, task)) {
             nl_control_fill_task(task, &list->records[list->n]);
+            list->records[list->n].earlier = NULL;
+            list->records[list->n].late_result = NULL;
             list->pointers[list->n] = &list->records[list->n];
             list->bytes += protobuf_c_message_get_packed_size(&list->records[list->n].base);
             list->n++;

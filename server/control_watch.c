@@ -2,6 +2,8 @@
 // output hub. What happens only marks the watch; on_turn does the rest, in this order: the task if
 // it changed, output, then the next step that the core names.
 #include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -12,6 +14,7 @@
 #include "server/chunks.h"
 #include "server/control.h"
 #include "server/messages.h"
+#include "server/tail.h"
 #include "server/watch_core.h"
 
 #define CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
@@ -30,6 +33,7 @@ struct watch {
     struct nl_watch_gap gap;
     bool task_dirty, gap_due, blocked, finished;
     bool stale;  // as asked for
+    uint64_t blocked_since_ms;
     struct watch *prev, *next;
 };
 
@@ -100,8 +104,10 @@ static bool send_event(struct watch *w, Nodelink__V1__WatchTaskEvent *event) {
     nl_control_header(server_of(w), &header);
     header.stale = w->stale;
     event->header = &header;
+    event->attempt = w->core.attempt;
     int rv = nl_rpc_call_send(w->call, &event->base);
     w->blocked = rv == NL_EFULL;
+    w->blocked_since_ms = nl_clock_mono_ms();
     if (rv == NL_ETOOBIG) {
         finish(w, NL_RPC_INTERNAL, "an event is too large to be sent");
     }
@@ -199,10 +205,10 @@ static void on_end(void *user, const struct nl_output_end *end) {
     wake(w);
 }
 
-static void open_source(struct watch *w, const struct nl_task *task) {
+static void open_source(struct watch *w) {
     static const struct nl_output_events events = {.on_data = on_data, .on_end = on_end};
     struct nl_output_request request = {.task_id = w->task_id,
-                                        .attempt = task->attempt,
+                                        .attempt = w->core.attempt,
                                         .offset = {w->core.next[0], w->core.next[1]}};
     int rv = nl_output_open(server_of(w)->outputs, &request, false, &events, w, &w->reader);
     if (rv == NL_OK) {
@@ -212,13 +218,51 @@ static void open_source(struct watch *w, const struct nl_task *task) {
     }
 }
 
+// The end of the output, from the state: no agent is needed for it.
+static void take_tail(struct watch *w, const struct nl_task *task) {
+    struct nl_tail tail;
+    int rv = nl_tail_open(task->tail, &tail);
+    if (rv != NL_OK) {
+        nl_log(NL_LOG_WARN, "watch", "tail not usable", "task", w->task_id, "why", nl_strerror(rv),
+               NULL);
+        nl_watch_core_no_tail(&w->core);
+        return;
+    }
+    for (int i = 0; rv == NL_OK && i < 2; i++) {
+        uint64_t offset = tail.offset[i];
+        const uint8_t *data = tail.data[i];
+        size_t len = tail.len[i];
+        if (nl_watch_core_chunk(&w->core, nl_clock_mono_ms(), i, &offset, &data, &len) ==
+            NL_WATCH_NEW) {
+            rv = nl_chunks_add(&w->chunks, (enum nl_stream)i, offset, data, len);
+        }
+    }
+    nl_tail_close(&tail);
+    if (rv != NL_OK) {
+        finish(w, NL_RPC_RESOURCE_EXHAUSTED, "failed: this node is out of memory; resume");
+    }
+    wake(w);
+}
+
 // ---- the turn --------------------------------------------------------------
 
+static void go_on(struct watch *w) {
+    nl_watch_core_advance(&w->core);
+    wake(w);
+}
+
+// Of an attempt that another one followed the gap is not the end.
 static void end_with_gap(struct watch *w) {
     struct nl_watch_gap gap;
     nl_watch_core_rest(&w->core, &gap);
-    if (send_gap(w, &gap, true)) {
+    bool last = !w->core.followed;
+    if (!send_gap(w, &gap, last)) {
+        return;
+    }
+    if (last) {
         finish(w, NL_RPC_OK, "");
+    } else {
+        go_on(w);
     }
 }
 
@@ -226,8 +270,19 @@ static void end_with_gap(struct watch *w) {
 static bool step(struct watch *w, const struct nl_task *task) {
     switch (nl_watch_core_next(&w->core, nl_clock_mono_ms())) {
         case NL_WATCH_OPEN:
-            open_source(w, task);
+            open_source(w);
             return true;
+        case NL_WATCH_TAIL:
+            take_tail(w, task);
+            return false;
+        case NL_WATCH_TAIL_GAP:
+            nl_watch_core_to_tail(&w->core, &w->gap);
+            w->gap_due = true;
+            wake(w);
+            return false;
+        case NL_WATCH_NEXT:
+            go_on(w);
+            return false;
         case NL_WATCH_END:
             if (send_end(w)) {
                 finish(w, NL_RPC_OK, "");
@@ -253,6 +308,9 @@ static void on_timer(uv_timer_t *timer) {
 
 static void arm(struct watch *w) {
     uint64_t now = nl_clock_mono_ms(), at = nl_watch_core_deadline(&w->core);
+    if (w->blocked) {
+        at = w->blocked_since_ms + server_of(w)->settings->reader_timeout_ms;
+    }
     if (at == UINT64_MAX || w->finished) {
         uv_timer_stop(&w->timer);
         return;
@@ -291,13 +349,37 @@ static void run(struct watch *w) {
     }
 }
 
+// A reader that takes nothing holds a window here, and at its bound the spool of the task: it is
+// cut off, and may come again.
+static void check_reader(struct watch *w) {
+    uint64_t limit = server_of(w)->settings->reader_timeout_ms;
+    if (nl_clock_mono_ms() < w->blocked_since_ms + limit) {
+        return;
+    }
+    const struct nl_chunk *chunk = w->chunks.head;
+    uint64_t at[2] = {w->core.next[0], w->core.next[1]};
+    for (; chunk != NULL; chunk = chunk->next) {
+        at[chunk->stream] = chunk->offset < at[chunk->stream] ? chunk->offset : at[chunk->stream];
+    }
+    char text[200];
+    snprintf(text, sizeof text,
+             "failed: nothing was read for %" PRIu64 " ms; resume attempt %" PRIu32
+             " at stdout %" PRIu64 ", stderr %" PRIu64,
+             limit, w->core.attempt, at[NL_STDOUT], at[NL_STDERR]);
+    nl_log(NL_LOG_WARN, "watch", "reader cut off", "task", w->task_id, "peer",
+           nl_rpc_call_peer(w->call), NULL);
+    finish(w, NL_RPC_RESOURCE_EXHAUSTED, text);
+}
+
 static void on_turn(struct nl_defer_item *item) {
     struct watch *w = CONTAINER(item, struct watch, turn);
     if (w->call == NULL) {
         watch_free(w);
         return;
     }
-    if (!w->finished && !w->blocked) {
+    if (!w->finished && w->blocked) {
+        check_reader(w);
+    } else if (!w->finished) {
         run(w);
     }
     arm(w);
@@ -369,6 +451,8 @@ static void start(struct nl_watches *watches, struct nl_rpc_call *call,
     }
     uint64_t offset[2] = {request->stdout_offset, request->stderr_offset};
     nl_watch_core_init(&w->core, request->output, request->no_follow, offset);
+    w->core.attempt = request->attempt;
+    w->core.only_attempt = request->only_attempt;
     nl_rpc_call_ref(call);
     w->call = call;
     w->stale = request->stale;
@@ -390,6 +474,10 @@ static void watch_ready(struct nl_control_op *op, Nodelink__V1__ReplyHeader *hea
         nl_control_fail(op->call, NL_RPC_NOT_FOUND,
                         "no task %s (never submitted, or pruned after its retention time)",
                         request->task_id);
+    } else if (request->attempt > task->attempt &&
+               (nl_task_is_terminal(task->state) || request->attempt > task->spec->attempts)) {
+        nl_control_fail(op->call, NL_RPC_NOT_FOUND, "task %s has no attempt %" PRIu32,
+                        request->task_id, request->attempt);
     } else if (watches->count >= server->settings->watches_max) {
         nl_control_fail(op->call, NL_RPC_RESOURCE_EXHAUSTED,
                         "failed: this node serves as many watches as it may; try another");

@@ -55,7 +55,8 @@ void nl_housekeeping_close(struct nl_housekeeping *h) {
 
 static struct nl_housekeeping_times times_of(const struct nl_housekeeping *h) {
     return (struct nl_housekeeping_times){h->server->settings->unreachable_after_ms,
-                                          h->server->settings->disconnect_grace_ms};
+                                          h->server->settings->disconnect_grace_ms,
+                                          nl_clock_wall_ms()};
 }
 
 static void noted(int rv) {

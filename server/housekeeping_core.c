@@ -9,7 +9,7 @@
 // A pruned task costs every node a few microseconds of its loop, and all of a command's go at once.
 enum { AGAIN_MS = 1000, PRUNE_MAX = 250 };
 
-enum kind { AGENT_UNREACHABLE, AGENT_LOST, TASK_WAITED, TASK_SILENT };
+enum kind { AGENT_UNREACHABLE, AGENT_LOST, TASK_WAITED, TASK_DEADLINE, TASK_SILENT };
 
 struct due {
     uint64_t at_ms;
@@ -120,10 +120,32 @@ static int watch_agent(struct nl_housekeeper *hk, uint64_t now,
     return rv;
 }
 
+static uint64_t later(uint64_t now, uint64_t ms) {
+    return ms < UINT64_MAX - now ? now + ms : UINT64_MAX;
+}
+
+// A task that was sent is the agent's, and one that may be sent its owner's: they keep its
+// deadlines.
+static int watch_pending(struct nl_housekeeper *hk, uint64_t now,
+                         const struct nl_housekeeping_times *times, const struct nl_task *task) {
+    uint64_t wait = task->spec->wait_for_agent_ms;
+    uint64_t start = nl_task_start_deadline_ms(task), finish = nl_task_finish_deadline_ms(task);
+    uint64_t first = start == 0 || (finish != 0 && finish < start) ? finish : start;
+    int rv = NL_OK;
+    if (first != 0) {
+        uint64_t left = first > times->wall_ms ? first - times->wall_ms : 0;
+        rv = push(hk, later(now, left), TASK_DEADLINE, task->id, 0);
+    }
+    if (rv == NL_OK && wait > 0) {
+        rv = push(hk, later(now, wait), TASK_WAITED, task->id, 0);
+    }
+    return rv;
+}
+
 static int watch_task(struct nl_housekeeper *hk, uint64_t now,
                       const struct nl_housekeeping_times *times, const struct nl_task *task) {
-    if (task->state == NL_TASK_PENDING && task->spec->wait_for_agent_ms > 0) {
-        return push(hk, now + task->spec->wait_for_agent_ms, TASK_WAITED, task->id, 0);
+    if (task->state == NL_TASK_PENDING) {
+        return watch_pending(hk, now, times, task);
     }
     if (task->state == NL_TASK_UNKNOWN) {
         return push(hk, now + times->disconnect_grace_ms, TASK_SILENT, task->id, 0);
@@ -186,24 +208,26 @@ static bool judge_agent(const struct due *due, const struct nl_state *state,
 static bool judge_task(const struct due *due, const struct nl_state *state,
                        struct nl_judgement *ret) {
     const struct nl_task *task = nl_state_task(state, due->id);
-    bool waited = due->kind == TASK_WAITED;
-    if (task == NULL || task->state != (waited ? NL_TASK_PENDING : NL_TASK_UNKNOWN)) {
+    bool silent = due->kind == TASK_SILENT;
+    if (task == NULL || task->state != (silent ? NL_TASK_UNKNOWN : NL_TASK_PENDING)) {
         return false;
     }
     const struct nl_agent *agent = nl_state_agent(state, task->spec->agent_id);
-    if (!waited && agent != NULL && agent->extended) {
+    if (silent && agent != NULL && agent->extended) {
         return false;  // its journal knows; if it stays away, the agent's own time-out ends it
     }
     nodelink__v1__task_expire__init(&ret->body.expire);
     ret->body.expire.task_id = task->id;
     ret->body.expire.version = task->version;
     ret->body.expire.reason =
-        nl_message_text(waited ? "the agent did not connect within the time the task may wait"
-                               : "no word from the agent about the outcome");
+        nl_message_text(silent                     ? "no word from the agent about the outcome"
+                        : due->kind == TASK_WAITED ? "the agent did not connect within the time "
+                                                     "the task may wait"
+                                                   : "not started by its deadline");
     ret->command.body_case = NODELINK__V1__COMMAND__BODY_TASK_EXPIRE;
     ret->command.task_expire = &ret->body.expire;
     ret->task_id = task->id;
-    ret->what = waited ? "task waited too long" : "no word about a task";
+    ret->what = silent ? "no word about a task" : "task waited too long";
     return true;
 }
 

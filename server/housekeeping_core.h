@@ -17,6 +17,7 @@ struct nl_housekeeper;
 
 struct nl_housekeeping_times {
     uint64_t unreachable_after_ms, disconnect_grace_ms;
+    uint64_t wall_ms;  // now, for the deadlines of tasks
 };
 
 struct nl_housekeeper *nl_housekeeper_new(void);  // NULL: no memory

@@ -21,12 +21,14 @@ enum {
     REGISTER_TIMEOUT_MS = 5000,
     REPORT_TIMEOUT_MS = 10000,
     AUTH_TIMEOUT_MS = 3000,
+    BACKLOG_BYTES_MAX = 16 * 1024 * 1024,
 };
 
 // A proposal of a session, until its end is known.
 struct report {
     struct nl_session *session;
     enum nl_session_purpose purpose;
+    uint32_t attempt;
     char task_id[];
 };
 
@@ -70,6 +72,7 @@ static void on_proposed(void *user, int result, struct nl_outcome outcome, uint6
                            .kind = registered ? NL_SESSION_EV_REGISTERED : NL_SESSION_EV_PROPOSED,
                            .purpose = report->purpose,
                            .task_id = report->task_id,
+                           .attempt = report->attempt,
                            .result = result,
                            .outcome = outcome});
     free(report);
@@ -83,6 +86,7 @@ static int propose(struct nl_session *s, struct nl_session_action *a) {
     }
     report->session = s;
     report->purpose = a->purpose;
+    report->attempt = a->attempt;
     memcpy(report->task_id, a->task_id, len);
     if (a->purpose == NL_SESSION_FINISH) {
         (void)NL_FAILPOINT("session.result");
@@ -162,10 +166,11 @@ static void end(struct nl_session *s) {
 }
 
 // Nothing is read before the credential and the registration are through: what a stock agent says
-// needs its epoch.
+// needs its epoch. Nor while results with much output wait for the log.
 static void set_paused(struct nl_session *s) {
     enum nl_session_state state = nl_session_core_state(s->core);
-    bool pause = state == NL_SESSION_AUTH || state == NL_SESSION_REGISTERING;
+    bool pause = state == NL_SESSION_AUTH || state == NL_SESSION_REGISTERING ||
+                 nl_session_core_backlog(s->core) > BACKLOG_BYTES_MAX;
     if (s->call == NULL || pause == s->paused) {
         return;
     }
@@ -178,6 +183,7 @@ static void set_paused(struct nl_session *s) {
 }
 
 static void act(struct nl_session *s, uint64_t now) {
+    nl_session_core_set_wall(s->core, now, nl_clock_wall_ms());
     const struct nl_state *state = nl_cluster_state(s->server->cluster);
     struct nl_session_action action;
     int n = 0;
@@ -360,6 +366,7 @@ static int core_new(struct nl_session *s, struct nl_rpc_call *call) {
         .servers = server->addresses,
         .n_servers = server->n_addresses,
         .ping_interval_ms = server->settings->agent_ping_interval_ms,
+        .leave_orphans = server->settings->leave_orphans,
     };
     memcpy(config.token_sha256, s->token_sha256, sizeof config.token_sha256);
     return nl_session_core_new(&config, nl_clock_mono_ms(), &s->core);

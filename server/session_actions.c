@@ -11,6 +11,8 @@
 #include "server/messages.h"
 #include "server/session_slots.h"
 
+#define CANCELLED_UNSENT "cancelled before it was sent to the agent"
+
 static bool same_owner(const struct nl_session_core *core, const struct nl_agent *agent) {
     return agent != NULL && agent->epoch == core->epoch &&
            agent->connection == NL_AGENT_CONNECTED && agent->owner == core->config.node &&
@@ -41,6 +43,12 @@ void session_check(struct nl_session_core *core, const struct nl_state *state) {
 
 // ---- reconciliation --------------------------------------------------------
 
+// What runs is to be stopped: it was cancelled, or its task has ended (or goes on with another
+// attempt), and such orphans are not left.
+static bool unwanted(const struct nl_session_core *core, const struct nl_task *task, bool over) {
+    return (task != NULL && task->cancel_requested) || (over && !core->config.leave_orphans);
+}
+
 // The agent's journal against the state: what the cluster does not want any more is stopped, what
 // it has recorded is acknowledged. What it still waits for comes with the result itself.
 static int reconcile_ref(struct nl_session_core *core, const struct nl_state *state,
@@ -56,7 +64,7 @@ static int reconcile_ref(struct nl_session_core *core, const struct nl_state *st
     if (ref->phase == NODELINK__V1__TASK_REF__PHASE__RUNNING) {
         session_slot_set_busy(core, slot, true);
         slot->started = true;
-        if (over || task->cancel_requested) {
+        if (unwanted(core, task, over)) {
             session_slot_cancel(core, slot);
         }
     } else if (!ours || (over && (task->result != NULL || task->attempt != ref->attempt))) {
@@ -82,8 +90,8 @@ static void reconcile_slots(struct nl_session_core *core, const struct nl_state 
     struct slot *slot, *tmp;
     HASH_ITER (hh, core->slots, slot, tmp) {
         const struct nl_task *task = nl_state_task(state, slot->id);
-        if (slot->sent &&
-            (task == NULL || nl_task_is_terminal(task->state) || task->cancel_requested)) {
+        bool over = task == NULL || nl_task_is_terminal(task->state);
+        if (slot->sent && unwanted(core, task, over)) {
             session_slot_cancel(core, slot);
         }
     }
@@ -109,7 +117,7 @@ static int reconcile_tasks(struct nl_session_core *core, const struct nl_state *
             rv = adopt_unknown(core, task);
         } else if (task->cancel_requested && task->state == NL_TASK_DISPATCHED &&
                    task->epoch == core->epoch) {
-            rv = session_slot_withdraw(core, task);
+            rv = session_slot_withdraw(core, task, CANCELLED_UNSENT);
         }
     }
     return rv;
@@ -128,16 +136,17 @@ void session_reconcile(struct nl_session_core *core, const struct nl_state *stat
     if (rv != NL_OK) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
     }
-    core->pump_due = true;
+    core->pump_due = core->sweep_due = true;
 }
 
 // ---- actions ---------------------------------------------------------------
 
 static void begin_send(struct nl_session_core *core, struct nl_session_action *a,
-                       enum nl_session_purpose purpose, const char *task_id) {
+                       enum nl_session_purpose purpose, const char *task_id, uint32_t attempt) {
     a->kind = NL_SESSION_SEND;
     a->purpose = purpose;
     a->task_id = task_id;
+    a->attempt = attempt;
     nodelink__v1__task_request__init(&a->frame);
     a->frame.agent_id = nl_message_text(core->config.agent_id);
     a->frame.task_id = nl_message_text(task_id);
@@ -147,10 +156,11 @@ static void begin_send(struct nl_session_core *core, struct nl_session_action *a
 }
 
 static void begin_propose(struct nl_session_action *a, enum nl_session_purpose purpose,
-                          const char *task_id) {
+                          const char *task_id, uint32_t attempt) {
     a->kind = NL_SESSION_PROPOSE;
     a->purpose = purpose;
     a->task_id = task_id;
+    a->attempt = attempt;
     nodelink__v1__command__init(&a->command);
 }
 
@@ -170,7 +180,7 @@ static bool next_register(struct nl_session_core *core, struct nl_session_action
     if (!core->register_due) {
         return false;
     }
-    begin_propose(a, NL_SESSION_REGISTER, "");
+    begin_propose(a, NL_SESSION_REGISTER, "", 0);
     Nodelink__V1__AgentRegister *r = &a->body.registration;
     nodelink__v1__agent_register__init(r);
     r->agent_id = nl_message_text(core->config.agent_id);
@@ -197,7 +207,7 @@ static bool next_register(struct nl_session_core *core, struct nl_session_action
 }
 
 static void fill_welcome(struct nl_session_core *core, struct nl_session_action *a) {
-    begin_send(core, a, NL_SESSION_WELCOME, "");
+    begin_send(core, a, NL_SESSION_WELCOME, "", 0);
     Nodelink__V1__Welcome *w = &a->body.welcome;
     nodelink__v1__welcome__init(w);
     w->epoch = core->epoch;
@@ -211,7 +221,7 @@ static void fill_welcome(struct nl_session_core *core, struct nl_session_action 
 }
 
 static void fill_drain(struct nl_session_core *core, struct nl_session_action *a) {
-    begin_send(core, a, NL_SESSION_DRAIN, "");
+    begin_send(core, a, NL_SESSION_DRAIN, "", 0);
     nodelink__v1__drain__init(&a->body.drain);
     a->body.drain.reason = nl_message_text("this node asks its agents to move");
     a->frame.control_case = NODELINK__V1__TASK_REQUEST__CONTROL_DRAIN;
@@ -219,7 +229,7 @@ static void fill_drain(struct nl_session_core *core, struct nl_session_action *a
 }
 
 static void fill_ping(struct nl_session_core *core, struct nl_session_action *a) {
-    begin_send(core, a, NL_SESSION_PING, "");
+    begin_send(core, a, NL_SESSION_PING, "", 0);
     nodelink__v1__ping__init(&a->body.ping);
     a->body.ping.nonce = core->heard_at_ms;
     a->frame.control_case = NODELINK__V1__TASK_REQUEST__CONTROL_PING;
@@ -227,7 +237,7 @@ static void fill_ping(struct nl_session_core *core, struct nl_session_action *a)
 }
 
 static void fill_pong(struct nl_session_core *core, struct nl_session_action *a) {
-    begin_send(core, a, NL_SESSION_PONG, "");
+    begin_send(core, a, NL_SESSION_PONG, "", 0);
     nodelink__v1__pong__init(&a->body.pong);
     a->body.pong.nonce = core->pong_nonce;
     a->frame.control_case = NODELINK__V1__TASK_REQUEST__CONTROL_PONG;
@@ -237,12 +247,13 @@ static void fill_pong(struct nl_session_core *core, struct nl_session_action *a)
 static void fill_cancel(struct nl_session_core *core, struct slot *slot,
                         const struct nl_state *state, struct nl_session_action *a) {
     const struct nl_task *task = nl_state_task(state, slot->id);
-    begin_send(core, a, NL_SESSION_CANCEL, slot->id);
+    begin_send(core, a, NL_SESSION_CANCEL, slot->id, slot->attempt);
     nodelink__v1__task_cancel__init(&a->body.cancel);
     a->body.cancel.reason =
         nl_message_text(slot->timed_out                    ? "timeout"
                         : task == NULL                     ? "not wanted any more"
                         : nl_task_is_terminal(task->state) ? "the task has ended"
+                        : task->attempt != slot->attempt   ? "this attempt was given up"
                                                            : task->cancel_reason);
     a->frame.attempt = core->config.extended ? slot->attempt : 0;
     a->frame.task_case = NODELINK__V1__TASK_REQUEST__TASK_TASK_CANCEL;
@@ -250,7 +261,7 @@ static void fill_cancel(struct nl_session_core *core, struct slot *slot,
 }
 
 static void fill_ack(struct nl_session_core *core, struct slot *slot, struct nl_session_action *a) {
-    begin_send(core, a, NL_SESSION_ACK, slot->id);
+    begin_send(core, a, NL_SESSION_ACK, slot->id, slot->attempt);
     Nodelink__V1__ResultAck *ack = &a->body.ack;
     nodelink__v1__result_ack__init(ack);
     ack->task_id = slot->id;
@@ -305,7 +316,7 @@ static bool next_frame(struct nl_session_core *core, const struct nl_state *stat
 
 static void fill_finish(struct nl_session_core *core, struct slot *slot,
                         struct nl_session_action *a) {
-    begin_propose(a, NL_SESSION_FINISH, slot->id);
+    begin_propose(a, NL_SESSION_FINISH, slot->id, slot->attempt);
     Nodelink__V1__TaskFinish *f = &a->body.finish;
     nodelink__v1__task_finish__init(f);
     f->task_id = slot->id;
@@ -313,13 +324,14 @@ static void fill_finish(struct nl_session_core *core, struct slot *slot,
     f->agent_id = nl_message_text(core->config.agent_id);
     f->epoch = core->epoch;
     f->result = slot->result;
+    f->tail = slot->tail;
     a->command.body_case = NODELINK__V1__COMMAND__BODY_TASK_FINISH;
     a->command.task_finish = f;
 }
 
 static void fill_start(struct nl_session_core *core, struct slot *slot,
                        struct nl_session_action *a) {
-    begin_propose(a, NL_SESSION_START, slot->id);
+    begin_propose(a, NL_SESSION_START, slot->id, slot->attempt);
     Nodelink__V1__TaskStart *s = &a->body.start;
     nodelink__v1__task_start__init(s);
     s->task_id = slot->id;
@@ -372,33 +384,57 @@ static bool has_capacity(const struct nl_session_core *core, const struct nl_age
     return agent->capacity == 0 || core->busy < agent->capacity;
 }
 
-// The next DISPATCHED task of this epoch that this stream has not sent, by order. Cancelled ones
-// are withdrawn on the way: they are never sent.
-static const struct nl_task *find_sendable(struct nl_session_core *core,
+// Whether this DISPATCHED task of this epoch may be sent now. What was cancelled, or has missed its
+// deadline, is withdrawn: it is never sent. An attempt waits until the one before it has ended.
+static bool may_send(struct nl_session_core *core, uint64_t now_ms, const struct nl_task *task) {
+    const struct slot *slot = session_slot_find(core, task->id, task->attempt);
+    if (slot != NULL && (slot->sent || slot->withdrawn)) {
+        return false;
+    }
+    if (session_slot_earlier_runs(core, task)) {
+        core->held_order = task->order < core->held_order ? task->order : core->held_order;
+        return false;
+    }
+    const char *why =
+        task->cancel_requested ? CANCELLED_UNSENT : session_deadline(core, now_ms, task);
+    if (why != NULL && session_slot_withdraw(core, task, why) != NL_OK) {
+        session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
+    }
+    return why == NULL;
+}
+
+// The next task that this stream has not sent, by order.
+static const struct nl_task *find_sendable(struct nl_session_core *core, uint64_t now_ms,
                                            const struct nl_state *state,
                                            const struct nl_agent *agent) {
     const struct nl_task *task = core->scan;
+    if (task == NULL) {
+        core->held_order = UINT64_MAX;
+    }
     while ((task = nl_state_agent_task_next(state, agent, task)) != NULL) {
         bool ours = task->order >= core->cursor && task->state == NL_TASK_DISPATCHED &&
                     task->epoch == core->epoch;
-        const struct slot *slot = ours ? session_slot_find(core, task->id) : NULL;
-        if (ours && task->cancel_requested) {
-            if (session_slot_withdraw(core, task) != NL_OK) {
-                session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
-                return NULL;
-            }
-        } else if (ours && (slot == NULL || (!slot->sent && !slot->withdrawn))) {
+        if (ours && may_send(core, now_ms, task)) {
             return task;
+        }
+        if (core->state != NL_SESSION_ACTIVE) {
+            return NULL;
         }
         core->scan = task;
     }
     return NULL;
 }
 
-static bool fill_run(struct nl_session_core *core, const struct nl_task *task,
+// What is left of a deadline, at least 1 ms; 0: there is none.
+static uint64_t left_of(const struct nl_session_core *core, uint64_t now_ms, uint64_t deadline) {
+    uint64_t wall = (uint64_t)((int64_t)now_ms + core->wall_ahead_ms);
+    return deadline == 0 ? 0 : deadline > wall ? deadline - wall : 1;
+}
+
+static bool fill_run(struct nl_session_core *core, uint64_t now_ms, const struct nl_task *task,
                      struct nl_session_action *a) {
     const Nodelink__V1__TaskSpec *spec = task->spec;
-    begin_send(core, a, NL_SESSION_RUN, task->id);
+    begin_send(core, a, NL_SESSION_RUN, task->id, task->attempt);
     Nodelink__V1__ShellExecute *shell = &a->body.run.shell;
     nodelink__v1__shell_execute__init(shell);
     shell->cmd = spec->cmd;
@@ -423,13 +459,15 @@ static bool fill_run(struct nl_session_core *core, const struct nl_task *task,
         options->argv = spec->argv;
         options->timeout_ms = spec->timeout_ms;
         options->kill_grace_ms = spec->kill_grace_ms;
+        options->start_within_ms = left_of(core, now_ms, nl_task_start_deadline_ms(task));
+        options->finish_within_ms = left_of(core, now_ms, nl_task_finish_deadline_ms(task));
         a->frame.attempt = task->attempt;
         a->frame.shell_options = options;
     }
     return true;
 }
 
-static bool next_run(struct nl_session_core *core, const struct nl_state *state,
+static bool next_run(struct nl_session_core *core, uint64_t now_ms, const struct nl_state *state,
                      struct nl_session_action *a) {
     if (!core->pump_due || core->blocked || core->draining || core->state != NL_SESSION_ACTIVE) {
         return false;
@@ -439,13 +477,13 @@ static bool next_run(struct nl_session_core *core, const struct nl_state *state,
         core->pump_due = false;  // a task's end, or the end of this stream, comes as an event
         return false;
     }
-    const struct nl_task *task = find_sendable(core, state, agent);
+    const struct nl_task *task = find_sendable(core, now_ms, state, agent);
     if (task == NULL) {
         core->pump_due = false;
         return false;
     }
     core->sending = task;
-    return fill_run(core, task, a);
+    return fill_run(core, now_ms, task, a);
 }
 
 bool nl_session_core_next(struct nl_session_core *core, uint64_t now_ms,
@@ -457,8 +495,12 @@ bool nl_session_core_next(struct nl_session_core *core, uint64_t now_ms,
         core->check_due = false;
         session_check(core, state);
     }
+    if (core->state == NL_SESSION_ACTIVE && core->sweep_due) {
+        core->sweep_due = false;
+        session_sweep(core, now_ms, state);
+    }
     return next_close(core, ret) || next_register(core, ret) || next_frame(core, state, ret) ||
-           next_proposal(core, now_ms, state, ret) || next_run(core, state, ret) ||
+           next_proposal(core, now_ms, state, ret) || next_run(core, now_ms, state, ret) ||
            next_proposal(core, now_ms, state, ret) || next_close(core, ret);
 }
 
@@ -467,7 +509,7 @@ bool nl_session_core_next(struct nl_session_core *core, uint64_t now_ms,
 static void sent_run(struct nl_session_core *core, uint64_t now_ms) {
     const struct nl_task *task = core->sending;
     struct slot *slot = session_slot_get(core, task->id, task->attempt);
-    core->cursor = task->order + 1;
+    core->cursor = task->order < core->held_order ? task->order + 1 : core->held_order;
     if (slot == NULL) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "too many tasks on one stream");
         return;
@@ -475,8 +517,11 @@ static void sent_run(struct nl_session_core *core, uint64_t now_ms) {
     slot->sent = true;
     slot->attempt = task->attempt;
     session_slot_set_busy(core, slot, true);
-    if (!core->config.extended && task->spec->timeout_ms > 0) {
-        slot->timeout_at_ms = now_ms + task->spec->timeout_ms;
+    uint64_t left = left_of(core, now_ms, nl_task_finish_deadline_ms(task));
+    uint64_t timeout = task->spec->timeout_ms;
+    timeout = timeout == 0 || (left != 0 && left < timeout) ? left : timeout;
+    if (!core->config.extended && timeout > 0) {
+        slot->timeout_at_ms = now_ms + timeout;
         if (slot->timeout_at_ms < core->timeout_at_ms) {
             core->timeout_at_ms = slot->timeout_at_ms;
         }
@@ -493,13 +538,14 @@ static void unsendable(struct nl_session_core *core, const struct nl_session_act
     result.kind = NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED;
     result.reason = nl_message_text("the request is too large to be sent to the agent");
     struct slot *slot = session_slot_get(core, core->sending->id, core->sending->attempt);
-    core->cursor = core->sending->order + 1;
+    core->cursor =
+        core->sending->order < core->held_order ? core->sending->order + 1 : core->held_order;
     if (slot == NULL) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "too many tasks on one stream");
         return;
     }
     slot->withdrawn = true;
-    if (session_slot_finish(core, slot, &result) != NL_OK) {
+    if (session_slot_finish(core, slot, &result, NULL) != NL_OK) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
     }
 }
@@ -524,7 +570,7 @@ static void sent(struct nl_session_core *core, uint64_t now_ms, const struct nl_
             return;
         case NL_SESSION_CANCEL:
         case NL_SESSION_ACK:
-            slot = session_slot_find(core, a->task_id);
+            slot = session_slot_find(core, a->task_id, a->attempt);
             break;
         case NL_SESSION_REGISTER:
         case NL_SESSION_START:
@@ -565,7 +611,7 @@ static void propose_done(struct nl_session_core *core, uint64_t now_ms,
         }
         return;
     }
-    struct slot *slot = session_slot_find(core, a->task_id);
+    struct slot *slot = session_slot_find(core, a->task_id, a->attempt);
     if (result == NL_OK) {
         core->in_flight++;
         session_slot_queue(core, slot, SLOT_IN_FLIGHT);

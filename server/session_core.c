@@ -35,7 +35,7 @@ int nl_session_core_new(const struct nl_session_config *config, uint64_t now_ms,
         return NL_ENOMEM;
     }
     core->entered_at_ms = core->heard_at_ms = now_ms;
-    core->close_at_ms = core->timeout_at_ms = UINT64_MAX;
+    core->close_at_ms = core->timeout_at_ms = core->expire_at_ms = UINT64_MAX;
     *ret = core;
     return NL_OK;
 }
@@ -146,7 +146,7 @@ static void on_finish_known(struct nl_session_core *core, struct slot *slot,
 static void on_proposed(struct nl_session_core *core, uint64_t now_ms,
                         const struct nl_session_event *event) {
     core->in_flight--;
-    struct slot *slot = session_slot_find(core, event->task_id);
+    struct slot *slot = session_slot_find(core, event->task_id, event->attempt);
     if (slot == NULL || slot->queue != SLOT_IN_FLIGHT) {
         return;
     }
@@ -171,14 +171,54 @@ static void on_proposed(struct nl_session_core *core, uint64_t now_ms,
 
 // ---- changes of the state --------------------------------------------------
 
-static void on_task(struct nl_session_core *core, const struct nl_task *task, bool pruned) {
+static void withdraw(struct nl_session_core *core, const struct nl_task *task, const char *why) {
+    if (session_slot_withdraw(core, task, why) != NL_OK) {
+        session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
+    }
+}
+
+const char *session_deadline(struct nl_session_core *core, uint64_t now_ms,
+                             const struct nl_task *task) {
+    uint64_t wall = (uint64_t)((int64_t)now_ms + core->wall_ahead_ms);
+    uint64_t start = nl_task_start_deadline_ms(task), finish = nl_task_finish_deadline_ms(task);
+    if (start != 0 && wall >= start) {
+        return "not started by its deadline";
+    }
+    if (finish != 0 && wall >= finish) {
+        return "not started before its deadline to finish";
+    }
+    uint64_t next = start == 0 || (finish != 0 && finish < start) ? finish : start;
+    if (next != 0) {
+        uint64_t left = next - wall;
+        uint64_t at = left < UINT64_MAX - now_ms ? now_ms + left : UINT64_MAX;
+        core->expire_at_ms = at < core->expire_at_ms ? at : core->expire_at_ms;
+    }
+    return NULL;
+}
+
+void session_sweep(struct nl_session_core *core, uint64_t now_ms, const struct nl_state *state) {
+    const struct nl_agent *agent = nl_state_agent(state, core->config.agent_id);
+    const struct nl_task *task = NULL;
+    core->expire_at_ms = UINT64_MAX;
+    while (agent != NULL && (task = nl_state_agent_task_next(state, agent, task)) != NULL) {
+        bool waits = task->state == NL_TASK_DISPATCHED && task->epoch == core->epoch &&
+                     session_slot_find(core, task->id, task->attempt) == NULL;
+        const char *why = waits ? session_deadline(core, now_ms, task) : NULL;
+        if (why != NULL) {
+            withdraw(core, task, why);
+        }
+    }
+}
+
+static void on_task(struct nl_session_core *core, uint64_t now_ms, const struct nl_task *task,
+                    bool pruned) {
     if (core->state != NL_SESSION_ACTIVE) {
         return;  // the reconciliation after the registration sees everything
     }
-    struct slot *slot = session_slot_find(core, task->id);
+    struct slot *slot = session_slot_find(core, task->id, task->attempt);
     bool over = pruned || nl_task_is_terminal(task->state);
     if (slot != NULL && slot->sent) {
-        if (over || task->cancel_requested) {
+        if (task->cancel_requested || (over && !core->config.leave_orphans)) {
             session_slot_cancel(core, slot);
         }
         return;
@@ -186,8 +226,10 @@ static void on_task(struct nl_session_core *core, const struct nl_task *task, bo
     if (over || task->state != NL_TASK_DISPATCHED || task->epoch != core->epoch) {
         return;
     }
-    if (task->cancel_requested && session_slot_withdraw(core, task) != NL_OK) {
-        session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
+    if (task->cancel_requested) {
+        withdraw(core, task, "cancelled before it was sent to the agent");
+    } else {
+        session_deadline(core, now_ms, task);  // for its time; find_sendable acts on it
     }
     core->pump_due = true;
 }
@@ -244,6 +286,7 @@ static void on_tick(struct nl_session_core *core, uint64_t now_ms) {
     if (now_ms >= core->timeout_at_ms) {
         on_task_timeouts(core, now_ms);
     }
+    core->sweep_due = core->sweep_due || now_ms >= core->expire_at_ms;
     if (core->gone && now_ms >= core->gone_at_ms + SESSION_LINGER_MS) {
         give_up_results(core);
     }
@@ -273,7 +316,7 @@ static void on_gone(struct nl_session_core *core, uint64_t now_ms,
     session_close(core, event->code, "%s", event->text != NULL ? event->text : "the stream ended");
     core->close_due = core->register_due = core->welcome_due = false;
     core->ping_due = core->pong_due = core->drain_due = core->pump_due = false;
-    core->reconcile_due = core->check_due = false;
+    core->reconcile_due = core->check_due = core->sweep_due = false;
     struct slot *slot, *tmp;
     HASH_ITER (hh, core->slots, slot, tmp) {
         slot->ack_due = slot->cancel_due = false;
@@ -285,6 +328,10 @@ static void on_gone(struct nl_session_core *core, uint64_t now_ms,
         session_slot_settle(core, slot);
     }
     core->pump_due = false;
+}
+
+void nl_session_core_set_wall(struct nl_session_core *core, uint64_t now_ms, uint64_t wall_ms) {
+    core->wall_ahead_ms = (int64_t)(wall_ms - now_ms);
 }
 
 void nl_session_core_step(struct nl_session_core *core, uint64_t now_ms,
@@ -309,7 +356,7 @@ void nl_session_core_step(struct nl_session_core *core, uint64_t now_ms,
             return;
         case NL_SESSION_EV_TASK:
         case NL_SESSION_EV_PRUNED:
-            on_task(core, event->task, event->kind == NL_SESSION_EV_PRUNED);
+            on_task(core, now_ms, event->task, event->kind == NL_SESSION_EV_PRUNED);
             return;
         case NL_SESSION_EV_AGENT:
             core->check_due = core->check_due || core->state == NL_SESSION_ACTIVE;
@@ -357,6 +404,7 @@ uint64_t nl_session_core_deadline(const struct nl_session_core *core) {
     }
     if (core->state == NL_SESSION_ACTIVE) {
         at = min_u64(at, min_u64(core->close_at_ms, core->timeout_at_ms));
+        at = min_u64(at, core->expire_at_ms);
         if (core->config.extended) {
             at = min_u64(
                 at, core->heard_at_ms + (core->pinged ? 3 : 2) * core->config.ping_interval_ms);
@@ -384,8 +432,12 @@ bool nl_session_core_finished(const struct nl_session_core *core) {
     return core->gone && !core->registering && core->in_flight == 0 && core->n_finishing == 0;
 }
 
+size_t nl_session_core_backlog(const struct nl_session_core *core) {
+    return core->backlog;
+}
+
 bool nl_session_core_knows(const struct nl_session_core *core, const char *task_id) {
-    const struct slot *slot = session_slot_find(core, task_id);
+    const struct slot *slot = session_slot_find(core, task_id, 1);
     return slot != NULL && slot->sent;
 }
 

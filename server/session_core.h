@@ -22,8 +22,9 @@
 // any           | CLOSE                                    | CLOSING
 // any           | GONE                                     | CLOSING; results still go to the log
 //
-// Invariant: a task is sent at most once per stream, only in ACTIVE, only under its own epoch, and
-// never after this core has proposed to finish it.
+// Invariant: an attempt of a task is sent at most once per stream, only in ACTIVE, only under its
+// own epoch, never after this core has proposed to finish it, never after its deadline to start,
+// and never while an earlier attempt of the task is not known to be over.
 #ifndef NODELINK_SERVER_SESSION_CORE_H
 #define NODELINK_SERVER_SESSION_CORE_H
 
@@ -59,6 +60,7 @@ struct nl_session_config {
     const char *const *servers;  // gRPC addresses of all nodes, for the agent's cache
     size_t n_servers;
     uint64_t ping_interval_ms;
+    bool leave_orphans;  // what runs although its task has ended is not killed
 };
 
 enum nl_session_event_kind {
@@ -66,7 +68,7 @@ enum nl_session_event_kind {
     NL_SESSION_EV_REFUSED,     // code, text
     NL_SESSION_EV_FRAME,       // frame, synthesised
     NL_SESSION_EV_REGISTERED,  // result, outcome
-    NL_SESSION_EV_PROPOSED,    // purpose, task_id, result, outcome
+    NL_SESSION_EV_PROPOSED,    // purpose, task_id, attempt, result, outcome
     NL_SESSION_EV_TASK,        // task: one of the agent's changed (read during the step only)
     NL_SESSION_EV_PRUNED,      // task
     NL_SESSION_EV_AGENT,       // the agent's record changed
@@ -99,8 +101,10 @@ struct nl_session_event {
     const Nodelink__V1__TaskResponse *frame;
     // For a final response without a result (stock agents): the result the driver made of it.
     const Nodelink__V1__TaskResult *synthesised;
+    const Nodelink__V1__OutputTail *synthesised_tail;  // or NULL
     enum nl_session_purpose purpose;
     const char *task_id;
+    uint32_t attempt;
     int result;
     struct nl_outcome outcome;
     const struct nl_task *task;
@@ -116,6 +120,7 @@ struct nl_session_action {
     enum nl_session_action_kind kind;
     enum nl_session_purpose purpose;
     const char *task_id;  // "" if it is about no task
+    uint32_t attempt;     // of it
     Nodelink__V1__TaskRequest frame;
     Nodelink__V1__Command command;
     enum nl_rpc_code code;
@@ -142,6 +147,10 @@ int nl_session_core_new(const struct nl_session_config *config, uint64_t now_ms,
                         struct nl_session_core **ret);
 void nl_session_core_free(struct nl_session_core *core);
 
+// Deadlines of tasks are in wall time: wall_ms is now as now_ms is, in every call from here on.
+// Until it is called both clocks are taken to be the same.
+void nl_session_core_set_wall(struct nl_session_core *core, uint64_t now_ms, uint64_t wall_ms);
+
 void nl_session_core_step(struct nl_session_core *core, uint64_t now_ms,
                           const struct nl_session_event *event);
 // Fills *ret with the next thing to do and returns true, or false if there is none now.
@@ -161,6 +170,8 @@ uint64_t nl_session_core_epoch(const struct nl_session_core *core);  // 0: not r
 bool nl_session_core_settled(const struct nl_session_core *core);
 // Nothing is left to do and nothing in flight: it may be freed.
 bool nl_session_core_finished(const struct nl_session_core *core);
+// Bytes of results and tails that wait for the log.
+size_t nl_session_core_backlog(const struct nl_session_core *core);
 // The task was sent on this stream, or the agent's Hello named it.
 bool nl_session_core_knows(const struct nl_session_core *core, const char *task_id);
 // Why the stream ended, for AgentDisconnect and the log. Never NULL.

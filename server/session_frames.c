@@ -75,12 +75,9 @@ static bool about_task_ok(struct nl_session_core *core, const Nodelink__V1__Task
 
 static void on_started(struct nl_session_core *core, uint64_t now_ms,
                        const Nodelink__V1__TaskResponse *frame) {
-    struct slot *slot = session_slot_find(core, frame->task_id);
+    struct slot *slot = session_slot_find(core, frame->task_id, frame->attempt);
     if (slot == NULL || slot->started || slot->result != NULL || !slot->busy) {
         return;  // repeated, or of a task that this stream has nothing to do with
-    }
-    if (core->config.extended && frame->attempt != slot->attempt) {
-        return;
     }
     slot->started = true;
     if (frame->control_case == NODELINK__V1__TASK_RESPONSE__CONTROL_STARTED) {
@@ -104,25 +101,41 @@ static bool result_ok(const Nodelink__V1__TaskResult *result) {
            strlen(result->reason) <= TEXT_LEN_MAX;
 }
 
+// A tail that doesn't end where the output does, or is too large, is left out.
+static const Nodelink__V1__OutputTail *usable(const Nodelink__V1__OutputTail *tail,
+                                              const Nodelink__V1__TaskResult *result) {
+    if (tail == NULL || tail->stdout.len + tail->stderr.len > NL_STATE_TAIL_MAX) {
+        return NULL;
+    }
+    uint64_t out = tail->stdout_size != 0 ? tail->stdout_size : tail->stdout.len;
+    uint64_t err = tail->stderr_size != 0 ? tail->stderr_size : tail->stderr.len;
+    bool fits = out <= result->stdout_bytes && err <= result->stderr_bytes &&
+                tail->stdout_offset == result->stdout_bytes - out &&
+                tail->stderr_offset == result->stderr_bytes - err;
+    return fits ? tail : NULL;
+}
+
 static void keep_result(struct nl_session_core *core, struct slot *slot,
-                        const Nodelink__V1__TaskResult *result) {
+                        const Nodelink__V1__TaskResult *result,
+                        const Nodelink__V1__OutputTail *tail) {
     Nodelink__V1__TaskResult own = *result;
     if (slot->timed_out && own.kind != NODELINK__V1__TASK_RESULT__KIND__EXITED) {
         own.kind = NODELINK__V1__TASK_RESULT__KIND__TIMED_OUT;
     }
-    if (session_slot_finish(core, slot, &own) != NL_OK) {
+    if (session_slot_finish(core, slot, &own, usable(tail, &own)) != NL_OK) {
         session_close(core, NL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory");
     }
 }
 
 // A result of a task that is not known here still goes to the log: the state decides.
 static void on_result(struct nl_session_core *core, const Nodelink__V1__TaskResponse *frame,
-                      const Nodelink__V1__TaskResult *result) {
+                      const Nodelink__V1__TaskResult *result,
+                      const Nodelink__V1__OutputTail *tail) {
     if (!result_ok(result)) {
         malformed(core, "result");
         return;
     }
-    struct slot *slot = session_slot_find(core, frame->task_id);
+    struct slot *slot = session_slot_find(core, frame->task_id, frame->attempt);
     if (slot == NULL && !core->config.extended) {
         return;  // never sent on this stream; a stock agent has no journal to repeat from
     }
@@ -134,10 +147,7 @@ static void on_result(struct nl_session_core *core, const Nodelink__V1__TaskResp
     if (slot->withdrawn) {
         return;
     }
-    if (core->config.extended && slot->attempt != frame->attempt && slot->result == NULL) {
-        slot->attempt = frame->attempt;  // of an earlier attempt: recorded as stale or late
-    }
-    keep_result(core, slot, result);
+    keep_result(core, slot, result, tail);
 }
 
 static void on_task_frame(struct nl_session_core *core, uint64_t now_ms,
@@ -147,9 +157,9 @@ static void on_task_frame(struct nl_session_core *core, uint64_t now_ms,
         return;
     }
     if (frame->control_case == NODELINK__V1__TASK_RESPONSE__CONTROL_RESULT) {
-        on_result(core, frame, frame->result);
+        on_result(core, frame, frame->result, frame->tail);
     } else if (frame->is_final && event->synthesised != NULL) {
-        on_result(core, frame, event->synthesised);
+        on_result(core, frame, event->synthesised, event->synthesised_tail);
     } else if (frame->is_final && core->config.extended) {
         malformed(core, "final response without result");
     } else if (frame->status == NODELINK__V1__TASK_RESPONSE__STATUS__IN_PROGRESS) {

@@ -8,31 +8,64 @@
 #include "common/base/err.h"
 #include "server/messages.h"
 
-struct slot *session_slot_find(const struct nl_session_core *core, const char *id) {
+enum { KEY_MAX = NL_STATE_ID_MAX + 1 + sizeof(uint32_t) };
+
+// Its length, or 0: no id is that long.
+static size_t make_key(const struct nl_session_core *core, const char *id, uint32_t attempt,
+                       char out[KEY_MAX]) {
+    size_t len = strlen(id) + 1;
+    uint32_t number = core->config.extended ? attempt : 0;
+    if (len + sizeof number > KEY_MAX) {
+        return 0;
+    }
+    memcpy(out, id, len);
+    memcpy(out + len, &number, sizeof number);
+    return len + sizeof number;
+}
+
+struct slot *session_slot_find(const struct nl_session_core *core, const char *id,
+                               uint32_t attempt) {
     struct slot *slot = NULL;
-    HASH_FIND_STR(core->slots, id, slot);
+    char key[KEY_MAX];
+    size_t len = make_key(core, id, attempt, key);
+    if (len > 0) {
+        HASH_FIND(hh, core->slots, key, len, slot);
+    }
     return slot;
 }
 
 struct slot *session_slot_get(struct nl_session_core *core, const char *id, uint32_t attempt) {
-    struct slot *slot = session_slot_find(core, id);
+    struct slot *slot = session_slot_find(core, id, attempt);
     if (slot != NULL) {
         return slot;
     }
-    if (HASH_COUNT(core->slots) >= SESSION_SLOTS_MAX) {
+    char key[KEY_MAX];
+    size_t len = make_key(core, id, attempt, key);
+    if (len == 0 || HASH_COUNT(core->slots) >= SESSION_SLOTS_MAX) {
         return NULL;
     }
     slot = calloc(1, sizeof *slot);
-    char *copy = strdup(id);
+    char *copy = malloc(len);
     if (slot == NULL || copy == NULL) {
         free(slot);
         free(copy);
         return NULL;
     }
-    slot->id = copy;
+    memcpy(copy, key, len);
+    slot->id = slot->key = copy;
     slot->attempt = attempt;
-    HASH_ADD_KEYPTR(hh, core->slots, slot->id, strlen(slot->id), slot);
+    HASH_ADD_KEYPTR(hh, core->slots, slot->key, len, slot);
     return slot;
+}
+
+bool session_slot_earlier_runs(const struct nl_session_core *core, const struct nl_task *task) {
+    for (uint32_t attempt = 1; attempt < task->attempt; attempt++) {
+        const struct slot *slot = session_slot_find(core, task->id, attempt);
+        if (slot != NULL && slot->busy) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void session_slot_queue(struct nl_session_core *core, struct slot *slot, enum slot_queue queue) {
@@ -72,6 +105,12 @@ void session_slot_drop_result(struct nl_session_core *core, struct slot *slot) {
         slot->result = NULL;
         core->n_finishing--;
     }
+    if (slot->tail != NULL) {
+        protobuf_c_message_free_unpacked(&slot->tail->base, NULL);
+        slot->tail = NULL;
+    }
+    core->backlog -= slot->bytes;
+    slot->bytes = 0;
 }
 
 void session_slot_free(struct nl_session_core *core, struct slot *slot) {
@@ -80,7 +119,7 @@ void session_slot_free(struct nl_session_core *core, struct slot *slot) {
     session_slot_set_busy(core, slot, false);
     session_slot_drop_result(core, slot);
     HASH_DEL(core->slots, slot);
-    free(slot->id);
+    free(slot->key);
     free(slot);
 }
 
@@ -93,7 +132,8 @@ void session_slot_cancel(struct nl_session_core *core, struct slot *slot) {
 }
 
 int session_slot_finish(struct nl_session_core *core, struct slot *slot,
-                        const Nodelink__V1__TaskResult *result) {
+                        const Nodelink__V1__TaskResult *result,
+                        const Nodelink__V1__OutputTail *tail) {
     session_slot_set_busy(core, slot, false);
     if (slot->result != NULL) {
         return NL_OK;  // repeated while the first one is under way
@@ -103,14 +143,21 @@ int session_slot_finish(struct nl_session_core *core, struct slot *slot,
         return NL_ENOMEM;
     }
     core->n_finishing++;
+    slot->bytes = protobuf_c_message_get_packed_size(&result->base);
+    if (tail != NULL) {
+        slot->tail = (Nodelink__V1__OutputTail *)(void *)nl_message_clone(&tail->base);
+        slot->bytes += protobuf_c_message_get_packed_size(&tail->base);
+    }
+    core->backlog += slot->bytes;
     slot->cancel_due = false;
     if (slot->queue != SLOT_IN_FLIGHT) {  // else a TaskStart is: the finish follows its end
         session_slot_queue(core, slot, SLOT_FINISH);
     }
-    return NL_OK;
+    return tail != NULL && slot->tail == NULL ? NL_ENOMEM : NL_OK;
 }
 
-int session_slot_withdraw(struct nl_session_core *core, const struct nl_task *task) {
+int session_slot_withdraw(struct nl_session_core *core, const struct nl_task *task,
+                          const char *reason) {
     struct slot *slot = session_slot_get(core, task->id, task->attempt);
     if (slot == NULL) {
         return NL_ENOMEM;
@@ -121,12 +168,13 @@ int session_slot_withdraw(struct nl_session_core *core, const struct nl_task *ta
     uint8_t empty[NL_SHA256_LEN];
     nl_sha256_of("", 0, empty);
     Nodelink__V1__TaskResult result = NODELINK__V1__TASK_RESULT__INIT;
-    result.kind = NODELINK__V1__TASK_RESULT__KIND__CANCELLED;
+    result.kind = task->cancel_requested ? NODELINK__V1__TASK_RESULT__KIND__CANCELLED
+                                         : NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED;
     result.stdout_sha256 = (ProtobufCBinaryData){sizeof empty, empty};
     result.stderr_sha256 = (ProtobufCBinaryData){sizeof empty, empty};
-    result.reason = nl_message_text("cancelled before it was sent to the agent");
+    result.reason = nl_message_text(reason);
     slot->withdrawn = true;
-    return session_slot_finish(core, slot, &result);
+    return session_slot_finish(core, slot, &result, NULL);
 }
 
 void session_slot_settle(struct nl_session_core *core, struct slot *slot) {

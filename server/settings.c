@@ -66,6 +66,8 @@ const struct nl_config_key nl_settings_keys[] = {
           "tasks of an agent away for so long are unknown"),
     PLAIN("disconnect-grace", DURATION, disconnect_grace_ms, "60s", "DISCONNECT_GRACE",
           "tasks of an agent away for so long have failed"),
+    PLAIN("leave-orphans", BOOL, leave_orphans, "false", "LEAVE_ORPHANS",
+          "what still runs of a task that has failed meanwhile is not killed"),
     RANGE("agent-ping-interval", DURATION, agent_ping_interval_ms, "5s", "AGENT_PING_INTERVAL",
           "agents ping so often; silent for three: closed", 100, 600000),
     RANGE("retention-time", DURATION, retention_time_ms, "24h", "RETENTION_TIME",
@@ -78,6 +80,8 @@ const struct nl_config_key nl_settings_keys[] = {
           "connections to this node at once", 16, 1000000),
     RANGE("watches-max", U64, watches_max, "4096", "WATCHES_MAX",
           "readers of task output at this node at once", 1, 1000000),
+    RANGE("reader-timeout", DURATION, reader_timeout_ms, "30s", "READER_TIMEOUT",
+          "a reader of output that takes nothing for so long is cut off", 100, 0),
     RANGE("drain-timeout", DURATION, drain_timeout_ms, "10s", "DRAIN_TIMEOUT",
           "how long a stop may take", 100, 600000),
     PLAIN("log-level", STRING, log_level, "info", "LOG_LEVEL",
@@ -97,8 +101,9 @@ const struct nl_config_key nl_settings_keys[] = {
 
 static const char *const reloadable[] = {
     "admin-token-sha256", "leaderless-grace", "node-down-after", "unreachable-after",
-    "disconnect-grace", "agent-ping-interval", "retention-time", "retention-count", "agents-max",
-    "watches-max", "drain-timeout", "log-level", NULL,
+    "disconnect-grace", "leave-orphans", "agent-ping-interval", "retention-time",
+    "retention-count", "agents-max", "watches-max", "reader-timeout", "drain-timeout", "log-level",
+    NULL,
 };
 // clang-format on
 

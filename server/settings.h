@@ -24,6 +24,8 @@ struct nl_settings {
     uint64_t node_id;
     uint64_t heartbeat_ms, election_timeout_ms, snapshot_threshold, snapshot_trailing;
     uint64_t leaderless_grace_ms, node_down_after_ms, unreachable_after_ms, disconnect_grace_ms;
+    bool leave_orphans;
+    uint64_t reader_timeout_ms;
     uint64_t agent_ping_interval_ms, retention_time_ms, retention_count;
     uint64_t agents_max, connections_max, watches_max, drain_timeout_ms;
 

@@ -32,17 +32,46 @@ static bool has_totals(const Nodelink__V1__TaskResult *result) {
                               (result->stdout_sha256.len == 32 && result->stderr_sha256.len == 32));
 }
 
-void nl_watch_core_task(struct nl_watch_core *w, const struct nl_task *task, bool agent_lost) {
-    bool ended_now = !w->terminal && nl_task_is_terminal(task->state);
-    w->started = task->state != NL_TASK_PENDING && task->state != NL_TASK_DISPATCHED;
-    w->terminal = nl_task_is_terminal(task->state);
-    w->never_sent = w->terminal && task->dispatched_ms == 0;
-    w->totals_known = has_totals(task->result);
+static void look_at_result(struct nl_watch_core *w, const Nodelink__V1__TaskResult *result) {
+    w->totals_known = has_totals(result);
     if (w->totals_known) {
-        w->total[NL_STDOUT] = task->result->stdout_bytes;
-        w->total[NL_STDERR] = task->result->stderr_bytes;
+        w->total[NL_STDOUT] = result->stdout_bytes;
+        w->total[NL_STDERR] = result->stderr_bytes;
     }
-    if (ended_now) {
+}
+
+static void look_at_tail(struct nl_watch_core *w, const Nodelink__V1__OutputTail *tail) {
+    w->has_tail = w->totals_known && tail != NULL && !w->tail_bad;
+    if (w->has_tail) {
+        w->tail[NL_STDOUT] = tail->stdout_offset;
+        w->tail[NL_STDERR] = tail->stderr_offset;
+    }
+}
+
+// The attempt being read is the task's current one, or one that has not begun.
+static void look_at_current(struct nl_watch_core *w, const struct nl_task *task) {
+    bool begun = w->attempt == task->attempt;
+    w->started = begun && task->state != NL_TASK_PENDING && task->state != NL_TASK_DISPATCHED;
+    w->terminal = nl_task_is_terminal(task->state);
+    w->never_sent = w->terminal && (!begun || task->dispatched_ms == 0);
+    look_at_result(w, begun ? task->result : NULL);
+    look_at_tail(w, begun ? task->tail : NULL);
+}
+
+void nl_watch_core_task(struct nl_watch_core *w, const struct nl_task *task, bool agent_lost) {
+    bool was_terminal = w->terminal;
+    w->attempt = w->attempt != 0 ? w->attempt : task->attempt;
+    const Nodelink__V1__AttemptRecord *earlier = nl_task_earlier(task, w->attempt);
+    if (earlier != NULL) {
+        w->started = w->terminal = true;
+        w->never_sent = false;
+        look_at_result(w, earlier->result);
+        look_at_tail(w, NULL);
+    } else {
+        look_at_current(w, task);
+    }
+    w->followed = earlier != NULL && !w->only_attempt;
+    if (!was_terminal && w->terminal) {
         w->complete = false;  // of what there was before; the totals decide now
         w->retry_at_ms = 0;
     }
@@ -169,7 +198,7 @@ static enum nl_watch_todo next_closed(const struct nl_watch_core *w, uint64_t no
     return now_ms >= w->retry_at_ms ? NL_WATCH_OPEN : NL_WATCH_WAIT;
 }
 
-enum nl_watch_todo nl_watch_core_next(const struct nl_watch_core *w, uint64_t now_ms) {
+static enum nl_watch_todo next_of_attempt(const struct nl_watch_core *w, uint64_t now_ms) {
     if (!w->output) {
         return w->terminal || w->no_follow ? NL_WATCH_END : NL_WATCH_WAIT;
     }
@@ -180,7 +209,32 @@ enum nl_watch_todo nl_watch_core_next(const struct nl_watch_core *w, uint64_t no
         bool quiet = w->no_follow && !w->terminal && now_ms >= w->quiet_at_ms;
         return quiet ? NL_WATCH_END : NL_WATCH_WAIT;
     }
-    return next_closed(w, now_ms);
+    if (w->terminal && w->has_tail && w->next[0] >= w->tail[0] && w->next[1] >= w->tail[1]) {
+        return NL_WATCH_TAIL;  // no need to ask the agent
+    }
+    enum nl_watch_todo todo = next_closed(w, now_ms);
+    return todo == NL_WATCH_GAP_END && w->terminal && w->has_tail ? NL_WATCH_TAIL_GAP : todo;
+}
+
+enum nl_watch_todo nl_watch_core_next(const struct nl_watch_core *w, uint64_t now_ms) {
+    enum nl_watch_todo todo = next_of_attempt(w, now_ms);
+    return todo == NL_WATCH_END && w->followed ? NL_WATCH_NEXT : todo;
+}
+
+void nl_watch_core_advance(struct nl_watch_core *w) {
+    const uint64_t begin[2] = {0, 0};
+    uint32_t attempt = w->attempt + 1;
+    nl_watch_core_init(w, w->output, w->no_follow, begin);
+    w->attempt = attempt;
+}
+
+void nl_watch_core_no_tail(struct nl_watch_core *w) {
+    w->tail_bad = true;
+    w->has_tail = false;
+}
+
+void nl_watch_core_to_tail(struct nl_watch_core *w, struct nl_watch_gap *ret) {
+    gap_to(w, w->tail, ret);
 }
 
 void nl_watch_core_rest(const struct nl_watch_core *w, struct nl_watch_gap *ret) {

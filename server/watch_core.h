@@ -14,11 +14,15 @@
 #include "server/output.h"
 
 struct nl_watch_core {
-    bool output, no_follow;  // as asked
-    uint64_t next[2];        // first byte not delivered yet
-    // of the task
+    bool output, no_follow, only_attempt;  // as asked
+    uint32_t attempt;                      // being read
+    uint64_t next[2];                      // first byte of it not delivered yet
+    // of the attempt
     bool started, terminal, never_sent, totals_known, lost;
+    bool followed;  // another attempt comes after it, and is to be read too
     uint64_t total[2];
+    bool has_tail, tail_bad;  // the cluster keeps its output from here on
+    uint64_t tail[2];
     // of the source
     bool open, complete, gone, away;
     uint32_t failures;  // since the last byte
@@ -26,6 +30,8 @@ struct nl_watch_core {
     char why[128];  // why the output is gone or away
 };
 
+// Reads the attempt that the first task given has. What else was asked for is set by the caller:
+// only_attempt, attempt.
 void nl_watch_core_init(struct nl_watch_core *w, bool output, bool no_follow,
                         const uint64_t offset[2]);
 // The task as it is now; agent_lost: nobody expects its agent back.
@@ -56,11 +62,20 @@ void nl_watch_core_agent_changed(struct nl_watch_core *w);
 enum nl_watch_todo {
     NL_WATCH_WAIT,
     NL_WATCH_OPEN,
+    NL_WATCH_TAIL,         // the rest is in the task's tail: deliver it
+    NL_WATCH_TAIL_GAP,     // the tail is all that is left: say the gap before it
+    NL_WATCH_NEXT,         // this attempt's output was delivered: go on with the next one's
     NL_WATCH_END,          // all was delivered
     NL_WATCH_GAP_END,      // the rest is gone: say the gap, then end
     NL_WATCH_UNAVAILABLE,  // no_follow, and the output can't be reached now
 };
 enum nl_watch_todo nl_watch_core_next(const struct nl_watch_core *w, uint64_t now_ms);
+// NEXT was done: the next attempt, from its beginning. The task must be given again.
+void nl_watch_core_advance(struct nl_watch_core *w);
+// The tail can't be used after all.
+void nl_watch_core_no_tail(struct nl_watch_core *w);
+// From what was delivered to the tail; what lies between counts as said.
+void nl_watch_core_to_tail(struct nl_watch_core *w, struct nl_watch_gap *ret);
 // The rest that nobody has; where totals are not known it begins and ends at next.
 void nl_watch_core_rest(const struct nl_watch_core *w, struct nl_watch_gap *ret);
 // When to ask nl_watch_core_next again without an event; UINT64_MAX: never.

@@ -97,6 +97,22 @@ static void output(struct nl_follow *f, enum nl_stream stream, uint64_t offset,
     f->events->on_output(f->user, stream, data->data + known, data->len - known);
 }
 
+// Output, gaps and the end say of which attempt they are; 0: a node that knows only one.
+static void take_attempt(struct nl_follow *f, uint32_t attempt) {
+    if (attempt <= f->options.attempt) {
+        return;
+    }
+    bool first = f->options.attempt == 0;
+    f->options.attempt = attempt;
+    if (first) {
+        return;
+    }
+    f->options.offset[NL_STDOUT] = f->options.offset[NL_STDERR] = 0;
+    if (f->events->on_attempt != NULL) {
+        f->events->on_attempt(f->user, attempt);
+    }
+}
+
 static void keep_task(struct nl_follow *f, Nodelink__V1__WatchTaskEvent *event) {
     nl_rpc_message_free(f->latest != NULL ? &f->latest->base : NULL);
     f->latest = event;
@@ -114,6 +130,9 @@ static void on_message(struct nl_rpc_call *call, void *user, ProtobufCMessage *m
     f->backoff_ms = BACKOFF_MS;
     if (event->header != NULL) {
         nl_client_saw_index(f->client, event->header->index);
+    }
+    if (event->task == NULL) {
+        take_attempt(f, event->attempt);
     }
     if (event->gap != NULL) {
         gap(f, NL_STDOUT, event->gap->stdout_to, event->gap->reason);
@@ -189,6 +208,8 @@ static int start_call(struct nl_follow *f, struct nl_rpc_channel *channel) {
     request.no_follow = f->options.no_follow;
     request.stdout_offset = f->options.offset[NL_STDOUT];
     request.stderr_offset = f->options.offset[NL_STDERR];
+    request.attempt = f->options.attempt;
+    request.only_attempt = f->options.only_attempt;
     request.min_index = nl_client_index(f->client);
     // Only the first one: a node that is cut off must not get another try for nothing.
     request.stale = f->options.submitted && !f->tried;

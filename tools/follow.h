@@ -22,6 +22,8 @@ struct nl_follow_events {
     // Bytes from..to (exclusive) of a stream are gone.
     void (*on_gap)(void *user, enum nl_stream stream, uint64_t from, uint64_t to,
                    const char *reason);
+    // From here on offsets are of this attempt of the task and begin at 0. Optional.
+    void (*on_attempt)(void *user, uint32_t attempt);
     // A node failed, the stream goes on at another. Optional.
     void (*on_moved)(void *user, const char *from, const char *to, const char *why);
     // Once, the last one; the object is freed after it. error NULL: the task has ended and all its
@@ -35,6 +37,10 @@ struct nl_follow_options {
     bool no_follow;  // end with what is there now
     // This client has just submitted it: the first stream begins without a round to the leader.
     bool submitted;
+    // The attempt that the offsets are of; 0: the one that is under way, or was the last. It goes
+    // on with the attempts after it, unless only_attempt.
+    uint32_t attempt;
+    bool only_attempt;
     uint64_t offset[NL_N_STREAMS];
     uint64_t patience_ms;  // how long no node may answer before it is given up
 };

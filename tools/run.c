@@ -35,6 +35,15 @@ static const struct nl_arg ARGS[] = {
      "between SIGTERM and SIGKILL (default: the agent's)"},
     {"wait-for-agent", 0, NL_ARG_DURATION, ARG(wait_for_agent_ms), "DURATION", NULL,
      "wait for an agent that is offline"},
+    {"attempts", 0, NL_ARG_U64, ARG(attempts), "N", "1",
+     "start it at most so often, until it succeeds"},
+    {"retry-on", 0, NL_ARG_STRING, ARG(retry_on), "LIST", NULL,
+     "with --attempts, ends that another attempt follows: of exit,signal,timeout,\n"
+     "not-started,lost (default: all)"},
+    {"start-by", 0, NL_ARG_STRING, ARG(start_by), "DURATION|TIME", NULL,
+     "no attempt starts later than this"},
+    {"finish-by", 0, NL_ARG_STRING, ARG(finish_by), "DURATION|TIME", NULL,
+     "what still runs then is killed (exit code 124)"},
     {"label", 'l', NL_ARG_LIST, ARG(labels), "KEY=VALUE", NULL,
      "without AGENT: run on all agents with it; with AGENT: label of the task"},
     {"all", 0, NL_ARG_BOOL, ARG(all), NULL, NULL, "run on every agent"},
@@ -188,6 +197,9 @@ static int make_plan(struct nl_cli *cli, struct nl_run_plan *plan, bool many) {
     plan->spec.timeout_ms = o->timeout_ms;
     plan->spec.kill_grace_ms = o->kill_grace_ms;
     plan->spec.wait_for_agent_ms = o->wait_for_agent_ms;
+    if (nl_run_limits(cli, plan) != NL_EXIT_OK) {
+        return NL_EXIT_USAGE;
+    }
     if (!many) {
         plan->spec.labels = plan->labels.pointers;
         plan->spec.n_labels = plan->labels.count;

@@ -134,6 +134,18 @@ static void on_gap(void *user, enum nl_stream stream, uint64_t from, uint64_t to
     }
 }
 
+static void on_attempt(void *user, uint32_t attempt) {
+    struct session *s = user;
+    for (int i = 0; i < NL_N_STREAMS; i++) {
+        s->captured[i].len = 0;  // what is printed in the end is of the last one
+        s->bytes[i] = 0;
+    }
+    s->gaps = false;
+    if (remarks(s)) {
+        fprintf(stderr, "nodelink: attempt %u of task %s\n", attempt, s->task_id);
+    }
+}
+
 static void on_moved(void *user, const char *from, const char *to, const char *why) {
     struct session *s = user;
     if (remarks(s)) {
@@ -244,6 +256,7 @@ static const struct nl_follow_events EVENTS = {
     .on_task = on_task,
     .on_output = on_output,
     .on_gap = on_gap,
+    .on_attempt = on_attempt,
     .on_moved = on_moved,
     .on_end = on_end,
 };
@@ -299,6 +312,7 @@ static void on_submitted(void *user, const struct nl_client_error *error,
             .task_id = s->task_id,
             .output = true,
             .submitted = true,
+            .attempt = 1,
             .patience_ms = s->plan->options->patience_ms,
         };
         if (nl_follow_start(s->client, &options, &EVENTS, s, &s->follow) != NL_OK) {

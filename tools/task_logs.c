@@ -12,6 +12,7 @@ enum { NOW_MS = 5000 };  // how long output that can't be reached now is waited 
 struct options {
     bool follow;
     uint64_t from, stdout_from, stderr_from;
+    uint64_t attempt;
     uint64_t patience_ms;
 };
 
@@ -24,6 +25,8 @@ static const struct nl_arg ARGS[] = {
      "of stdout"},
     {"stderr-from", 0, NL_ARG_U64, offsetof(struct options, stderr_from), "OFFSET", NULL,
      "of stderr"},
+    {"attempt", 0, NL_ARG_U64, offsetof(struct options, attempt), "N", NULL,
+     "of this attempt only (default: the current or last one, and those after it)"},
     {"patience", 0, NL_ARG_DURATION, offsetof(struct options, patience_ms), "DURATION", "30s",
      "give up after this long without an answer of any node"},
     {0},
@@ -35,6 +38,7 @@ struct session {
     bool follow;
     struct nl_follow *stream;
     uint64_t offset[NL_N_STREAMS];
+    uint32_t attempt;  // the one asked for; 0: none
     bool reader_gone, gaps, over;
     int exit_code;
 };
@@ -86,6 +90,14 @@ static void on_gap(void *user, enum nl_stream stream, uint64_t from, uint64_t to
     }
 }
 
+static void on_attempt(void *user, uint32_t attempt) {
+    struct session *s = user;
+    s->offset[NL_STDOUT] = s->offset[NL_STDERR] = 0;
+    if (s->cli->json) {
+        print_line(json_pack("{s:i}", "attempt", (int)attempt));
+    }
+}
+
 static void on_end(void *user, const struct nl_client_error *error,
                    const Nodelink__V1__Task *task) {
     struct session *s = user;
@@ -103,7 +115,9 @@ static void on_end(void *user, const struct nl_client_error *error,
         return;
     }
     struct nl_verdict verdict = nl_verdict_of_task(task, false);
-    if (s->follow) {
+    // An attempt that was not the last has no say in how the task ends.
+    bool earlier = s->attempt != 0 && task != NULL && task->attempt != s->attempt;
+    if (s->follow && !earlier) {
         s->exit_code = verdict.exit_code;
     }
     if (s->cli->json && task != NULL) {
@@ -117,21 +131,29 @@ static const struct nl_follow_events EVENTS = {
     .on_task = on_task,
     .on_output = on_output,
     .on_gap = on_gap,
+    .on_attempt = on_attempt,
     .on_end = on_end,
 };
 
 static int run(struct nl_cli *cli, const struct nl_operands *operands, const void *options) {
     const struct options *o = options;
-    struct session s = {.cli = cli, .id = operands->items[0], .follow = o->follow};
+    struct session s = {
+        .cli = cli, .id = operands->items[0], .follow = o->follow, .attempt = (uint32_t)o->attempt};
     s.offset[NL_STDOUT] = o->stdout_from > 0 ? o->stdout_from : o->from;
     s.offset[NL_STDERR] = o->stderr_from > 0 ? o->stderr_from : o->from;
     struct nl_follow_options follow = {
         .task_id = s.id,
         .output = true,
         .no_follow = !o->follow,
+        .attempt = (uint32_t)o->attempt,
+        .only_attempt = o->attempt > 0,
         .offset = {s.offset[NL_STDOUT], s.offset[NL_STDERR]},
         .patience_ms = o->follow || o->patience_ms < NOW_MS ? o->patience_ms : NOW_MS,
     };
+    if (o->attempt > UINT32_MAX) {
+        return nl_cli_usage(cli, "--attempt %llu: there are at most 100",
+                            (unsigned long long)o->attempt);
+    }
     struct nl_client *client = nl_cli_client(cli);
     if (client == NULL) {
         return NL_EXIT_FAILED;
@@ -153,7 +175,9 @@ const struct nl_command NL_CMD_TASK_LOGS = {
     .details =
         "An offset means the same on every node. Bytes that nobody has any more are said on\n"
         "stderr. With -f the exit code is the task's, as with run; without, 0.\n"
-        "-o json prints one object per piece ({stream, offset, data}), then the task.\n",
+        "-o json prints one object per piece ({stream, offset, data}), then the task.\n"
+        "The whole output is read from the agent while it keeps it; the last 64 KiB are kept by\n"
+        "the cluster, with the task.\n",
     .args = ARGS,
     .options_size = sizeof(struct options),
     .min = 1,

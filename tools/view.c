@@ -45,6 +45,46 @@ static void set_result(json_t *object, const Nodelink__V1__TaskResult *result) {
         result != NULL && result->signal != 0 ? json_integer(result->signal) : json_null());
 }
 
+static const char *end_name(const Nodelink__V1__AttemptRecord *attempt) {
+    return nl_format_task_state((Nodelink__V1__TaskState)attempt->state);
+}
+
+static void set_attempts(json_t *object, const Nodelink__V1__AttemptRecords *earlier) {
+    json_t *list = json_array();
+    for (size_t i = 0; earlier != NULL && i < earlier->n_attempts; i++) {
+        const Nodelink__V1__AttemptRecord *attempt = earlier->attempts[i];
+        json_t *item = json_object();
+        set_u64(item, "attempt", attempt->attempt);
+        set_text(item, "state", end_name(attempt));
+        set_result(item, attempt->result);
+        set_text(item, "reason", attempt->reason);
+        set_u64(item, "stdout_bytes", attempt->result != NULL ? attempt->result->stdout_bytes : 0);
+        set_u64(item, "stderr_bytes", attempt->result != NULL ? attempt->result->stderr_bytes : 0);
+        set_u64(item, "dispatched_ms", attempt->dispatched_ms);
+        set_u64(item, "started_ms", attempt->started_ms);
+        set_u64(item, "finished_ms", attempt->finished_ms);
+        json_array_append_new(list, item);
+    }
+    json_object_set_new(object, "earlier_attempts", list);
+}
+
+static void set_late(json_t *object, const Nodelink__V1__Task *task) {
+    set_u64(object, "late_results", task->late_results);
+    if (task->late_result == NULL) {
+        json_object_set_new(object, "late_result", json_null());
+        return;
+    }
+    json_t *late = json_object();
+    set_u64(late, "attempt", task->late_attempt);
+    set_result(late, task->late_result);
+    set_text(late, "reason", task->late_result->reason);
+    set_u64(late, "stdout_bytes", task->late_result->stdout_bytes);
+    set_u64(late, "stderr_bytes", task->late_result->stderr_bytes);
+    set_u64(late, "started_ms", task->late_result->started_ms);
+    set_u64(late, "finished_ms", task->late_result->finished_ms);
+    json_object_set_new(object, "late_result", late);
+}
+
 static void set_spec(json_t *object, const Nodelink__V1__TaskSpec *spec) {
     if (spec == NULL) {
         return;
@@ -57,6 +97,7 @@ static void set_spec(json_t *object, const Nodelink__V1__TaskSpec *spec) {
     json_object_set_new(object, "argv", argv);
     set_text(object, "working_dir", spec->working_dir);
     set_u64(object, "timeout_ms", spec->timeout_ms);
+    set_u64(object, "attempts", spec->attempts > 1 ? spec->attempts : 1);
 }
 
 // A task that ended at once has its start in the result only.
@@ -84,7 +125,10 @@ json_t *nl_json_task(const Nodelink__V1__Task *task, const Nodelink__V1__ReplyHe
     set_text(object, "reason", task->reason);
     set_spec(object, task->spec);
     json_object_set_new(object, "cancel_requested", json_boolean(task->cancel_requested));
-    set_u64(object, "late_results", task->late_results);
+    set_attempts(object, task->earlier);
+    set_late(object, task);
+    set_u64(object, "start_deadline_ms", task->start_deadline_ms);
+    set_u64(object, "finish_deadline_ms", task->finish_deadline_ms);
     json_object_set_new(object, "pid", task->pid != 0 ? json_integer(task->pid) : json_null());
     if (header != NULL) {
         set_u64(object, "index", header->index);
@@ -158,8 +202,7 @@ void nl_json_set_bytes(json_t *object, const char *name, const void *data, size_
 const char *const NL_TASK_TITLES[] = {"TASK",    "AGENT", "STATE", "EXIT",
                                       "CREATED", "TIME",  "CMD",   NULL};
 
-static void format_exit(char out[32], const Nodelink__V1__Task *task) {
-    const Nodelink__V1__TaskResult *result = task->has_result ? task->result : NULL;
+static void format_result(char out[32], const Nodelink__V1__TaskResult *result) {
     if (result != NULL && result->signal != 0) {
         snprintf(out, 32, "signal %d", result->signal);
     } else if (has_exit_code(result)) {
@@ -167,6 +210,10 @@ static void format_exit(char out[32], const Nodelink__V1__Task *task) {
     } else {
         snprintf(out, 32, "-");
     }
+}
+
+static void format_exit(char out[32], const Nodelink__V1__Task *task) {
+    format_result(out, task->has_result ? task->result : NULL);
 }
 
 static uint64_t run_time(const Nodelink__V1__Task *task) {
@@ -204,6 +251,32 @@ static void print_stream(FILE *out, const char *name, uint64_t bytes,
     fprintf(out, "%-10s %" PRIu64 " bytes  sha256 %s\n", name, bytes, hex);
 }
 
+static void print_attempts(FILE *out, const Nodelink__V1__Task *task) {
+    uint32_t most = task->spec != NULL && task->spec->attempts > 1 ? task->spec->attempts : 1;
+    char text[32];
+    for (size_t i = 0; task->earlier != NULL && i < task->earlier->n_attempts; i++) {
+        const Nodelink__V1__AttemptRecord *attempt = task->earlier->attempts[i];
+        format_result(text, attempt->result);
+        fprintf(out, "%-10s %u: %s, exit %s  %s\n", "attempt", attempt->attempt, end_name(attempt),
+                text, attempt->reason);
+    }
+    fprintf(out, "%-10s %u of %u\n", "attempt", task->attempt, most);
+}
+
+static void print_late(FILE *out, const Nodelink__V1__Task *task) {
+    char text[32];
+    if (task->late_results == 0) {
+        return;
+    }
+    fprintf(out, "%-10s %u, kept as late: they changed nothing\n", "late", task->late_results);
+    if (task->late_result != NULL) {
+        format_result(text, task->late_result);
+        fprintf(out, "%-10s exit %s, %" PRIu64 " + %" PRIu64 " bytes (attempt %u)\n", "late", text,
+                task->late_result->stdout_bytes, task->late_result->stderr_bytes,
+                task->late_attempt);
+    }
+}
+
 void nl_task_print(FILE *out, const Nodelink__V1__Task *task) {
     char text[32];
     print_line(out, "task", task->id);
@@ -213,10 +286,16 @@ void nl_task_print(FILE *out, const Nodelink__V1__Task *task) {
     print_line(out, "cancel", task->cancel_requested ? "requested" : NULL);
     format_exit(text, task);
     print_line(out, "exit", text);
-    fprintf(out, "%-10s %u\n", "attempt", task->attempt);
+    print_attempts(out, task);
     print_line(out, "created", nl_format_time(text, task->created_ms));
     print_line(out, "started", nl_format_time(text, started_ms(task)));
     print_line(out, "finished", nl_format_time(text, task->finished_ms));
+    if (task->start_deadline_ms != 0) {
+        print_line(out, "start by", nl_format_time(text, task->start_deadline_ms));
+    }
+    if (task->finish_deadline_ms != 0) {
+        print_line(out, "finish by", nl_format_time(text, task->finish_deadline_ms));
+    }
     print_line(out, "took", nl_format_age(text, run_time(task)));
     if (task->pid != 0) {
         fprintf(out, "%-10s %d\n", "pid", task->pid);
@@ -225,9 +304,7 @@ void nl_task_print(FILE *out, const Nodelink__V1__Task *task) {
         print_stream(out, "stdout", task->result->stdout_bytes, &task->result->stdout_sha256);
         print_stream(out, "stderr", task->result->stderr_bytes, &task->result->stderr_sha256);
     }
-    if (task->late_results > 0) {
-        fprintf(out, "%-10s %u, kept as late: they changed nothing\n", "late", task->late_results);
-    }
+    print_late(out, task);
     print_line(out, "command", task->spec != NULL ? task->spec->cmd : NULL);
 }
 

@@ -31,6 +31,7 @@ static void free_action(struct nl_link_action *action) {
     switch (action->type) {
         case NL_LINK_SEND:
             protobuf_c_message_free_unpacked((ProtobufCMessage *)&action->response->base, NULL);
+            free(action->tail.spool_dir);
             break;
         case NL_LINK_SUP_SEND:
             protobuf_c_message_free_unpacked((ProtobufCMessage *)&action->to_sup->base, NULL);
@@ -86,15 +87,35 @@ void nl_link_do_save_epoch(struct nl_link_core *core, uint64_t epoch) {
     append(core, (struct nl_link_action){.type = NL_LINK_SAVE_EPOCH, .epoch = epoch});
 }
 
+static void do_send(struct nl_link_core *core, struct nl_link_conn *conn,
+                    const Nodelink__V1__TaskResponse *response, struct nl_link_tail_source tail) {
+    ProtobufCMessage *copy = nl_link_clone(core, &response->base);
+    if (copy == NULL) {
+        free(tail.spool_dir);
+        return;
+    }
+    conn->sent = true;
+    append(core, (struct nl_link_action){.type = NL_LINK_SEND,
+                                         .call = conn->call,
+                                         .tail = tail,
+                                         .response = (Nodelink__V1__TaskResponse *)copy});
+}
+
 void nl_link_do_send(struct nl_link_core *core, struct nl_link_conn *conn,
                      const Nodelink__V1__TaskResponse *response) {
-    ProtobufCMessage *copy = nl_link_clone(core, &response->base);
-    if (copy != NULL) {
-        conn->sent = true;
-        append(core, (struct nl_link_action){.type = NL_LINK_SEND,
-                                             .call = conn->call,
-                                             .response = (Nodelink__V1__TaskResponse *)copy});
+    do_send(core, conn, response, (struct nl_link_tail_source){0});
+}
+
+void nl_link_do_send_result(struct nl_link_core *core, struct nl_link_conn *conn,
+                            const struct nl_link_task *task,
+                            const Nodelink__V1__TaskResponse *response) {
+    struct nl_link_tail_source tail = {.base = {task->base[0], task->base[1]},
+                                       .end = {task->end[0], task->end[1]}};
+    bool has_output = tail.end[0] > tail.base[0] || tail.end[1] > tail.base[1];
+    if (conn->extended && has_output && task->spool_dir != NULL && !task->local) {
+        tail.spool_dir = nl_link_strdup(core, task->spool_dir);
     }
+    do_send(core, conn, response, tail);
 }
 
 void nl_link_do_sup(struct nl_link_core *core, const Nodelink__V1__ToSupervisor *message) {

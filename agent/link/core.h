@@ -105,7 +105,7 @@ struct nl_link_event {
 enum nl_link_action_type {
     NL_LINK_CONNECT,       // open a stream to `address` as number `call`
     NL_LINK_PROBE,         // is the transport of `call` up? CALL_UP or CALL_CLOSED follows at once
-    NL_LINK_SEND,          // response, on `call`; the driver packs or copies it
+    NL_LINK_SEND,          // response, on `call`; the driver packs or copies it; tail
     NL_LINK_LEAVE,         // half-close after what is queued; its end is no longer news
     NL_LINK_CANCEL,        // at once; its end is no longer news
     NL_LINK_SUP_SEND,      // to_sup
@@ -117,9 +117,16 @@ enum nl_link_action_type {
     NL_LINK_EXIT,          // everything is said: let the calls that were left end, then leave
 };
 
+// Where the end of a task's output is.
+struct nl_link_tail_source {
+    char *spool_dir;  // below the state directory; NULL: there is none
+    uint64_t base[2], end[2];
+};
+
 struct nl_link_action {
     enum nl_link_action_type type;
     uint64_t call;
+    struct nl_link_tail_source tail;  // SEND of a result: the driver adds it
     union {
         const char *address;  // CONNECT
         const Nodelink__V1__TaskResponse *response;

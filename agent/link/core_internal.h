@@ -74,6 +74,10 @@ void nl_link_do_save_epoch(struct nl_link_core *core, uint64_t epoch);
 // Copies.
 void nl_link_do_send(struct nl_link_core *core, struct nl_link_conn *conn,
                      const Nodelink__V1__TaskResponse *response);
+// The same for a result: the driver adds the end of the task's output.
+void nl_link_do_send_result(struct nl_link_core *core, struct nl_link_conn *conn,
+                            const struct nl_link_task *task,
+                            const Nodelink__V1__TaskResponse *response);
 void nl_link_do_sup(struct nl_link_core *core, const Nodelink__V1__ToSupervisor *message);
 void nl_link_do_output(struct nl_link_core *core);
 // A change of a connection's state. conn may be NULL.

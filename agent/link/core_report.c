@@ -160,7 +160,7 @@ static void send_result(struct nl_link_core *core, struct nl_link_conn *conn,
         shell.stderr.data = (uint8_t *)task->result->reason;
         shell.stderr.len = strlen(task->result->reason);
     }
-    nl_link_do_send(core, conn, &response);
+    nl_link_do_send_result(core, conn, task, &response);
     task->result_on = conn->call;
     task->result_at_ms = core->now_ms;
 }

@@ -40,6 +40,20 @@ static ProtobufCMessage *run_message(struct nl_link_core *core, const struct nl_
     return nl_link_clone(core, &message.base);
 }
 
+static uint64_t deadline(const struct nl_link_core *core, uint64_t within_ms) {
+    bool is = within_ms != 0 && within_ms < UINT64_MAX - core->now_ms;
+    return is ? core->now_ms + within_ms : 0;
+}
+
+static void take_deadlines(const struct nl_link_core *core, struct nl_link_task *task,
+                           const Nodelink__V1__ShellOptions *options) {
+    if (options != NULL) {
+        task->start_by_ms = deadline(core, options->start_within_ms);
+        task->finish_by_ms = deadline(core, options->finish_within_ms);
+        task->timeout_ms = options->timeout_ms;
+    }
+}
+
 static void run(struct nl_link_core *core, struct nl_link_conn *conn,
                 const Nodelink__V1__TaskRequest *request) {
     uint32_t attempt = attempt_of(conn, request);
@@ -57,6 +71,7 @@ static void run(struct nl_link_core *core, struct nl_link_conn *conn,
         core->no_memory = true;
         return;
     }
+    take_deadlines(core, task, request->shell_options);
     task->run = (Nodelink__V1__ToSupervisor *)run_message(core, task, conn->epoch, request);
     if (task->run != NULL) {
         nl_link_sup_run(core, task);

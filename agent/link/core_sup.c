@@ -11,10 +11,37 @@ enum { RELEASE_BYTES_MIN = 256 * 1024 };
 
 // ---- to the supervisor -----------------------------------------------------
 
-void nl_link_sup_run(struct nl_link_core *core, struct nl_link_task *task) {
-    if (core->sup_attached && task->run != NULL) {
-        nl_link_do_sup(core, task->run);
+// The supervisor knows one limit, from the start on: the earlier one of timeout and deadline.
+static void set_limits(const struct nl_link_core *core, const struct nl_link_task *task) {
+    Nodelink__V1__ShellOptions *options = task->run->run->options;
+    if (options == NULL) {
+        return;
     }
+    options->start_within_ms = options->finish_within_ms = 0;
+    options->timeout_ms = task->timeout_ms;
+    if (task->finish_by_ms != 0) {
+        uint64_t left = task->finish_by_ms - core->now_ms;
+        bool sooner = task->timeout_ms == 0 || left < task->timeout_ms;
+        options->timeout_ms = sooner ? left : task->timeout_ms;
+    }
+}
+
+static bool is_past(const struct nl_link_core *core, uint64_t deadline_ms) {
+    return deadline_ms != 0 && core->now_ms >= deadline_ms;
+}
+
+// Also again, to a supervisor that has never got it.
+void nl_link_sup_run(struct nl_link_core *core, struct nl_link_task *task) {
+    if (!core->sup_attached || task->run == NULL) {
+        return;
+    }
+    if (is_past(core, task->start_by_ms) || is_past(core, task->finish_by_ms)) {
+        nl_link_finish_locally(core, task, NODELINK__V1__TASK_RESULT__KIND__NOT_STARTED,
+                               "not started by its deadline");
+        return;
+    }
+    set_limits(core, task);
+    nl_link_do_sup(core, task->run);
 }
 
 void nl_link_sup_cancel(struct nl_link_core *core, struct nl_link_task *task) {
@@ -277,7 +304,9 @@ static void attached_message(struct nl_link_core *core, const Nodelink__V1__SupA
 static void unseen(struct nl_link_core *core, struct nl_link_task *task) {
     if (task->phase == NL_LINK_STARTING && task->run != NULL) {
         nl_link_sup_run(core, task);  // lost on the way; the journal makes repeating safe
-        nl_link_sup_cancel(core, task);
+        if (task->phase == NL_LINK_STARTING) {
+            nl_link_sup_cancel(core, task);
+        }
     } else if (task->phase == NL_LINK_FINISHED) {
         task->local = true;  // its result is still ours to deliver
     } else {

@@ -16,6 +16,7 @@
 #include "agent/link/streams.h"
 #include "agent/link/subs.h"
 #include "agent/link/sup_client.h"
+#include "agent/link/tail.h"
 #include "agent/supervisor/client.h"
 #include "common/base/clock.h"
 #include "common/base/crypto.h"
@@ -93,8 +94,27 @@ static void save_servers(struct link *l) {
     }
 }
 
+// The result with the end of its output, if that can be read. It is the spool's as it is now, so a
+// result that is sent again later may come without.
+static int send_with_tail(struct link *l, const struct nl_link_action *action) {
+    struct nl_link_tail tail;
+    int rv = nl_link_tail_read(l->dir.path, &action->tail, l->settings.tail_bytes_max, &tail);
+    if (rv != NL_OK) {
+        nl_log(NL_LOG_WARN, MODULE, "the end of the output goes without its result", "task",
+               action->response->task_id, "reason", nl_strerror(rv), NULL);
+        return nl_link_streams_send(&l->streams, action->call, action->response);
+    }
+    Nodelink__V1__TaskResponse response = *action->response;
+    response.tail = &tail.message;
+    rv = nl_link_streams_send(&l->streams, action->call, &response);
+    nl_link_tail_close(&tail);
+    return rv;
+}
+
 static void send_response(struct link *l, const struct nl_link_action *action) {
-    int rv = nl_link_streams_send(&l->streams, action->call, action->response);
+    bool tail = action->tail.spool_dir != NULL && l->settings.tail_bytes_max > 0;
+    int rv = tail ? send_with_tail(l, action)
+                  : nl_link_streams_send(&l->streams, action->call, action->response);
     if (rv != NL_OK && rv != NL_ECLOSED) {
         nl_log(NL_LOG_ERROR, MODULE, "a response was not sent", "task", action->response->task_id,
                "reason", nl_strerror(rv), NULL);

@@ -23,6 +23,7 @@ struct nl_link_settings {
     uint64_t connect_timeout_ms, welcome_timeout_ms, stable_after_ms;
     char *log_level, *log_format;
     uint64_t spool_task_bytes_max, spool_total_bytes_max, spool_keep_ms;
+    uint64_t tail_bytes_max;
     uint64_t tasks_max;
     uint64_t supervisor_idle_exit_ms;
     char *lost_tasks;  // "kill", "leave"

@@ -36,9 +36,11 @@ struct nl_link_task {
     enum nl_link_phase phase;
     uint64_t started_ms;  // wall clock
     int32_t pid;
-    Nodelink__V1__TaskResult *result;  // owned; set from FINISHED on
-    Nodelink__V1__ToSupervisor *run;   // owned; STARTING: to be sent again to a new supervisor
-    char *cancel_reason;               // owned; a cancel that has to reach the supervisor
+    Nodelink__V1__TaskResult *result;    // owned; set from FINISHED on
+    Nodelink__V1__ToSupervisor *run;     // owned; STARTING: to be sent again to a new supervisor
+    uint64_t start_by_ms, finish_by_ms;  // monotonic; 0: none
+    uint64_t timeout_ms;                 // as asked for
+    char *cancel_reason;                 // owned; a cancel that has to reach the supervisor
     bool local;  // no supervisor knows it: it was refused, or cancelled before it came
     bool acked;  // the cluster has the result, the supervisor is still to be told
     bool seen;   // by the attach that goes on

@@ -173,7 +173,7 @@ static int finish_now(struct nl_apply *a, struct nl_task_rec *rec,
 
 static int finish(struct nl_apply *a, struct nl_task_rec *rec, const Nodelink__V1__TaskFinish *m) {
     // An earlier attempt was given up and another one begun; its result is as late as any.
-    const Nodelink__V1__AttemptRecord *earlier = nl_attempt_earlier(&rec->task, m->attempt);
+    const Nodelink__V1__AttemptRecord *earlier = nl_task_earlier(&rec->task, m->attempt);
     if (earlier != NULL) {
         return finish_late(a, rec, m->attempt, earlier->result, m->result);
     }

@@ -147,7 +147,7 @@ int nl_attempt_over(struct nl_apply *a, uint32_t slot, const struct nl_attempt_e
     return next != 0 ? begin(a, slot, end, next, agent->epoch) : end_task(a, slot, end);
 }
 
-const Attempt *nl_attempt_earlier(const struct nl_task *task, uint32_t attempt) {
+const Attempt *nl_task_earlier(const struct nl_task *task, uint32_t attempt) {
     bool is = attempt > 0 && task->earlier != NULL && attempt <= task->earlier->n_attempts;
     return is ? task->earlier->attempts[attempt - 1] : NULL;
 }

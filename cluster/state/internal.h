@@ -387,8 +387,6 @@ struct nl_attempt_end {
 // Begins the next attempt if the task may have one, else ends the task. NL_ENOMEM.
 int nl_attempt_over(struct nl_apply *a, uint32_t slot, const struct nl_attempt_end *end);
 bool nl_attempts_spec_ok(const Nodelink__V1__TaskSpec *spec);
-// Its record if it is an earlier attempt, else NULL.
-const Nodelink__V1__AttemptRecord *nl_attempt_earlier(const struct nl_task *task, uint32_t attempt);
 
 // ---- dedup.c ----
 

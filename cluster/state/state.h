@@ -111,6 +111,8 @@ const char *nl_task_state_name(enum nl_task_state state);  // "running"
 // State time by which an attempt has to be started / ended; 0: no such deadline.
 uint64_t nl_task_start_deadline_ms(const struct nl_task *task);
 uint64_t nl_task_finish_deadline_ms(const struct nl_task *task);
+// The record of an earlier attempt; NULL: it is not one.
+const Nodelink__V1__AttemptRecord *nl_task_earlier(const struct nl_task *task, uint32_t attempt);
 const char *nl_agent_connection_name(enum nl_agent_connection c);  // "connected"
 
 // ---- life ------------------------------------------------------------------

@@ -112,7 +112,13 @@ static void say_sup(struct fixture *f, const Nodelink__V1__ToSupervisor *m) {
             say(f, "sup attach\n");
             break;
         case NODELINK__V1__TO_SUPERVISOR__BODY_RUN:
-            say(f, "sup run %s/%u\n", m->run->task_id, m->run->attempt);
+            say(f, "sup run %s/%u", m->run->task_id, m->run->attempt);
+            if (m->run->options != NULL) {
+                assert_int_equal(m->run->options->start_within_ms, 0);
+                assert_int_equal(m->run->options->finish_within_ms, 0);
+                say(f, " timeout=%llu", (unsigned long long)m->run->options->timeout_ms);
+            }
+            say(f, "\n");
             break;
         case NODELINK__V1__TO_SUPERVISOR__BODY_CANCEL:
             say(f, "sup cancel %s '%s'\n", m->cancel->task_id, m->cancel->reason);
@@ -152,6 +158,8 @@ static void take(struct fixture *f, const struct nl_link_action *action) {
         case NL_LINK_SEND:
             say(f, "%llu: ", (unsigned long long)action->call);
             say_response(f, action->response);
+            f->tail_base = action->tail.spool_dir != NULL ? action->tail.base[0] : 0;
+            f->tail_end = action->tail.spool_dir != NULL ? action->tail.end[0] : 0;
             say(f, "\n");
             break;
         case NL_LINK_LEAVE:
@@ -368,7 +376,8 @@ void fx_welcome(struct fixture *f, uint64_t call, uint64_t epoch) {
     }
 }
 
-void fx_shell(struct fixture *f, uint64_t call, const char *id, uint64_t epoch) {
+static void shell_with(struct fixture *f, uint64_t call, const char *id, uint64_t epoch,
+                       Nodelink__V1__ShellOptions *options) {
     Nodelink__V1__ShellExecute shell = NODELINK__V1__SHELL_EXECUTE__INIT;
     shell.cmd = "true";
     Nodelink__V1__TaskRequest request = NODELINK__V1__TASK_REQUEST__INIT;
@@ -378,7 +387,21 @@ void fx_shell(struct fixture *f, uint64_t call, const char *id, uint64_t epoch) 
     request.epoch = epoch;
     request.task_case = NODELINK__V1__TASK_REQUEST__TASK_SHELL_EXECUTE;
     request.shell_execute = &shell;
+    request.shell_options = options;
     fx_request(f, call, &request);
+}
+
+void fx_shell(struct fixture *f, uint64_t call, const char *id, uint64_t epoch) {
+    shell_with(f, call, id, epoch, NULL);
+}
+
+void fx_shell_within(struct fixture *f, uint64_t call, const char *id, uint64_t epoch,
+                     uint64_t timeout_ms, uint64_t start_ms, uint64_t finish_ms) {
+    Nodelink__V1__ShellOptions options = NODELINK__V1__SHELL_OPTIONS__INIT;
+    options.timeout_ms = timeout_ms;
+    options.start_within_ms = start_ms;
+    options.finish_within_ms = finish_ms;
+    shell_with(f, call, id, epoch, &options);
 }
 
 void fx_cancel(struct fixture *f, uint64_t call, const char *id) {

@@ -17,7 +17,8 @@ struct fixture {
     uint64_t call;        // of the last CONNECT
     char connect_to[64];  // its address
     uint64_t epoch_to_save;
-    bool quiet;  // keeps no transcript
+    uint64_t tail_base, tail_end;  // of stdout, where the last response's tail is; equal: none
+    bool quiet;                    // keeps no transcript
     bool hide_logs;
     int connects;
 };
@@ -52,6 +53,9 @@ void fx_closed(struct fixture *f, uint64_t call, int code, const char *message);
 void fx_request(struct fixture *f, uint64_t call, Nodelink__V1__TaskRequest *request);
 void fx_welcome(struct fixture *f, uint64_t call, uint64_t epoch);  // and saves the epoch
 void fx_shell(struct fixture *f, uint64_t call, const char *id, uint64_t epoch);
+// The same, with limits in ms.
+void fx_shell_within(struct fixture *f, uint64_t call, const char *id, uint64_t epoch,
+                     uint64_t timeout_ms, uint64_t start_ms, uint64_t finish_ms);
 void fx_cancel(struct fixture *f, uint64_t call, const char *id);
 void fx_ack(struct fixture *f, uint64_t call, const char *id);
 void fx_open(struct fixture *f, uint64_t call, uint64_t sub, const char *id, uint64_t offset,

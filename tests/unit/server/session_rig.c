@@ -9,16 +9,11 @@
 
 static const char *const servers[] = {"10.0.0.1:7000", "10.0.0.2:7000"};
 
-void rig_open(struct rig *rig, bool extended) {
-    memset(rig, 0, sizeof *rig);
-    rig->now = 1000000;
-    rig->sends_before_full = SIZE_MAX;
-    fx_open(&rig->fx, NULL);
-    fx_node_up(&rig->fx, 1, 1);
-    fx_token(&rig->fx, "a1", 1);
+static void open_core(struct rig *rig, bool extended) {
     struct nl_session_config config = {.agent_id = "a1",
                                        .address = "10.1.1.1:5000",
                                        .extended = extended,
+                                       .leave_orphans = rig->leave_orphans,
                                        .node = 1,
                                        .node_boot = 1,
                                        .node_name = "n1",
@@ -28,6 +23,17 @@ void rig_open(struct rig *rig, bool extended) {
                                        .ping_interval_ms = 1000};
     memset(config.token_sha256, 1, sizeof config.token_sha256);
     assert_int_equal(nl_session_core_new(&config, rig->now, &rig->core), NL_OK);
+}
+
+void rig_open(struct rig *rig, bool extended) {
+    memset(rig, 0, sizeof *rig);
+    rig->now = 1000000;
+    rig->sends_before_full = SIZE_MAX;
+    rig->attempt = 1;
+    fx_open(&rig->fx, NULL);
+    fx_node_up(&rig->fx, 1, 1);
+    fx_token(&rig->fx, "a1", 1);
+    open_core(rig, extended);
 }
 
 static void forget_pending(struct rig *rig) {
@@ -43,6 +49,12 @@ void rig_close(struct rig *rig) {
     fx_close(&rig->fx);
 }
 
+void rig_again(struct rig *rig) {
+    forget_pending(rig);
+    nl_session_core_free(rig->core);
+    open_core(rig, true);
+}
+
 // ---- doing -----------------------------------------------------------------
 
 static void note(struct rig *rig, const struct nl_session_action *a) {
@@ -53,7 +65,11 @@ static void note(struct rig *rig, const struct nl_session_action *a) {
     if (a->kind == NL_SESSION_FINISH_STREAM) {
         snprintf(rig->text + at, sizeof rig->text - at, " %s", nl_rpc_code_name(a->code));
     } else if (a->task_id[0] != '\0') {
-        snprintf(rig->text + at, sizeof rig->text - at, " %s%s", a->task_id,
+        char number[16] = "";
+        if (a->attempt > 1) {
+            snprintf(number, sizeof number, "#%u", a->attempt);
+        }
+        snprintf(rig->text + at, sizeof rig->text - at, " %s%s%s", a->task_id, number,
                  a->purpose == NL_SESSION_ACK && a->body.ack.late ? " late" : "");
     }
 }
@@ -66,6 +82,10 @@ static int do_send(struct rig *rig, const struct nl_session_action *a) {
     if (rig->send_result == NL_OK) {
         rig->sends_before_full--;
         note(rig, a);
+        if (a->purpose == NL_SESSION_RUN && a->frame.shell_options != NULL) {
+            rig->start_within_ms = a->frame.shell_options->start_within_ms;
+            rig->finish_within_ms = a->frame.shell_options->finish_within_ms;
+        }
     }
     return rig->send_result;
 }
@@ -77,6 +97,7 @@ static int do_propose(struct rig *rig, const struct nl_session_action *a) {
     assert_true(rig->n_pending < RIG_PENDING_MAX);
     struct rig_pending *p = &rig->pending[rig->n_pending++];
     p->purpose = a->purpose;
+    p->attempt = a->attempt;
     snprintf(p->task_id, sizeof p->task_id, "%s", a->task_id);
     p->command = (void *)nl_message_clone(&a->command.base);
     note(rig, a);
@@ -147,6 +168,7 @@ static void report(struct rig *rig, const struct rig_pending *p, int result,
                        .kind = registered ? NL_SESSION_EV_REGISTERED : NL_SESSION_EV_PROPOSED,
                        .purpose = p->purpose,
                        .task_id = p->task_id,
+                       .attempt = p->attempt,
                        .result = result,
                        .outcome = outcome});
     protobuf_c_message_free_unpacked(&p->command->base, NULL);
@@ -207,7 +229,7 @@ void rig_hello(struct rig *rig, uint32_t capacity, const char *running, const ch
             Nodelink__V1__TaskRef *ref = &refs[i];
             nodelink__v1__task_ref__init(ref);
             ref->task_id = nl_message_text(ids[i]);
-            ref->attempt = 1;
+            ref->attempt = rig->attempt;
             ref->phase = i == 0 ? NODELINK__V1__TASK_REF__PHASE__RUNNING
                                 : NODELINK__V1__TASK_REF__PHASE__FINISHED;
             pointers[hello.n_tasks++] = ref;
@@ -224,7 +246,7 @@ static void begin(struct rig *rig, Nodelink__V1__TaskResponse *frame, const char
     nodelink__v1__task_response__init(frame);
     frame->agent_id = nl_message_text("a1");
     frame->task_id = nl_message_text(task);
-    frame->attempt = 1;
+    frame->attempt = rig->attempt;
     frame->epoch = nl_session_core_epoch(rig->core);
 }
 

@@ -11,6 +11,7 @@
 
 struct rig_pending {
     enum nl_session_purpose purpose;
+    uint32_t attempt;
     char task_id[NL_STATE_ID_MAX + 1];
     Nodelink__V1__Command *command;  // owned
 };
@@ -19,8 +20,11 @@ struct rig {
     struct fx fx;
     struct nl_session_core *core;
     uint64_t now;
-    char text[RIG_TEXT_MAX];  // "register; welcome; run t1; ..."
-    int send_result;          // of the next sends
+    char text[RIG_TEXT_MAX];                     // "register; welcome; run t1; finish t1#2; ..."
+    uint32_t attempt;                            // of the agent's frames; 1
+    bool leave_orphans;                          // for rig_again
+    uint64_t start_within_ms, finish_within_ms;  // of the last run
+    int send_result;                             // of the next sends
     int propose_result;
     size_t sends_before_full;  // then NL_EFULL
     struct rig_pending pending[RIG_PENDING_MAX];
@@ -30,6 +34,8 @@ struct rig {
 // Node 1 is up, agent "a1" has token 1 (32 bytes of 1).
 void rig_open(struct rig *rig, bool extended);
 void rig_close(struct rig *rig);
+// Another stream of the same agent, on the same state.
+void rig_again(struct rig *rig);
 
 // Gives the core an event, then does what is due.
 void rig_event(struct rig *rig, const struct nl_session_event *event);
@@ -44,7 +50,7 @@ void rig_submit(struct rig *rig, const char *task);
 void rig_cancel(struct rig *rig, const char *task);
 void rig_tell_task(struct rig *rig, const char *task);
 
-// Frames of the agent, of the core's epoch and attempt 1.
+// Frames of the agent, of the core's epoch and the rig's attempt.
 void rig_hello(struct rig *rig, uint32_t capacity, const char *running, const char *finished);
 void rig_started(struct rig *rig, const char *task);
 void rig_result(struct rig *rig, const char *task, int exit_code);

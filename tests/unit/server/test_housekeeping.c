@@ -1,4 +1,5 @@
 // The leader's judgements, on a real state and a clock that the test turns.
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/err.h"
@@ -118,6 +119,31 @@ static void a_task_waits_as_long_as_it_may(void **state) {
     assert_non_null(strstr(nl_state_task(fx.state, "t1")->reason, "did not connect"));
 }
 
+static void a_task_that_waits_has_a_deadline(void **state) {
+    (void)state;
+    for (int what = 0; what < 4; what++) {
+        Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
+        char id[8];
+        snprintf(id, sizeof id, "t%d", what);
+        spec.agent_id = (char *)"a1";
+        spec.cmd = (char *)"true";
+        spec.wait_for_agent_ms = 60000;
+        uint64_t *fields[] = {&spec.start_within_ms, &spec.finish_within_ms, &spec.start_by_ms,
+                              &spec.finish_by_ms};
+        uint64_t created = fx.time_ms + 10;
+        *fields[what] = what < 2 ? 5000 : created + 5000;
+        fx_expect(fx_submit_spec(&fx, id, &spec), NL_OUTCOME_OK);
+        struct nl_housekeeping_times now = times;
+        now.wall_ms = created + 1000;
+        nl_housekeeper_lead(hk, 100000, &now, fx.state);
+        assert_string_equal(due(103999), "");
+        apply_due(104000, "task waited too long");
+        assert_string_equal(due(104000), "");
+        assert_int_equal(nl_state_task(fx.state, id)->state, NL_TASK_FAILED);
+        assert_string_equal(nl_state_task(fx.state, id)->reason, "not started by its deadline");
+    }
+}
+
 static void a_stock_agents_task_without_word_fails(void **state) {
     (void)state;
     nl_housekeeper_lead(hk, 0, &times, fx.state);
@@ -172,6 +198,7 @@ int main(void) {
         TEST(a_new_leader_starts_the_clocks_anew),
         TEST(without_grace_it_is_lost_at_once),
         TEST(a_task_waits_as_long_as_it_may),
+        TEST(a_task_that_waits_has_a_deadline),
         TEST(a_stock_agents_task_without_word_fails),
         TEST(a_journals_task_is_left_to_its_agent),
         TEST(old_tasks_and_too_many_of_them_go),

@@ -212,6 +212,151 @@ static void a_cancel_goes_to_the_agent_once(void **state) {
     assert_int_equal(nl_state_task(rig.fx.state, "t1")->state, NL_TASK_COMPLETED);
 }
 
+// ---- attempts --------------------------------------------------------------
+
+static void submit_spec(const char *task, Nodelink__V1__TaskSpec *spec) {
+    spec->agent_id = nl_message_text("a1");
+    spec->cmd = nl_message_text("true");
+    assert_int_equal(fx_submit_spec(&rig.fx, task, spec).code, NL_OUTCOME_OK);
+    rig_tell_task(&rig, task);
+}
+
+static void submit_retried(const char *task, uint32_t attempts, uint64_t wait_ms) {
+    Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
+    spec.attempts = attempts;
+    spec.wait_for_agent_ms = wait_ms;
+    submit_spec(task, &spec);
+}
+
+static void the_next_attempt_follows_the_result(void **state) {
+    (void)state;
+    rig_active(&rig, 1);
+    submit_retried("t1", 3, 0);
+    rig_submit(&rig, "t2");
+    rig_result(&rig, "t1", 1);
+    rig_commit(&rig);
+    // Behind what waited, like any new task.
+    rig_expect(&rig, "run t1; finish t1; run t2; ack t1");
+    rig_result(&rig, "t2", 0);
+    rig_expect(&rig, "finish t2; run t1#2");
+    rig_commit(&rig);
+    rig_expect(&rig, "ack t2");
+    rig_result(&rig, "t1", 1);  // the first one's once more: acknowledged, and that is all
+    rig_expect(&rig, "finish t1");
+    rig_commit(&rig);
+    rig_expect(&rig, "ack t1");
+    rig_cancel(&rig, "t1");  // is that of the second one
+    rig_expect(&rig, "cancel t1#2");
+    rig.attempt = 2;
+    rig_result(&rig, "t1", 1);
+    rig_commit(&rig);
+    rig_expect(&rig, "finish t1#2; ack t1#2");
+    assert_int_equal(nl_state_task(rig.fx.state, "t1")->state, NL_TASK_FAILED);
+}
+
+// The agent was given up, the task went on to its second attempt, and the agent comes back with the
+// first one still running: that must have ended before the second is sent.
+static void attempts_do_not_overlap(void **state) {
+    (void)state;
+    for (int leave = 0; leave < 2; leave++) {
+        rig_close(&rig);
+        rig_open(&rig, true);
+        rig.leave_orphans = leave != 0;
+        rig_active(&rig, 0);
+        submit_retried("t1", 2, 60000);
+        rig_started(&rig, "t1");
+        rig_wait(&rig, 30);
+        rig_commit(&rig);
+        fx_disconnect(&rig.fx, "a1", 1);
+        fx_lost(&rig.fx, "a1", 1);
+        rig_expect(&rig, "run t1; start t1");
+        rig_again(&rig);
+        rig_kind(&rig, NL_SESSION_EV_AUTHORIZED);
+        rig_hello(&rig, 0, "t1", NULL);
+        rig_commit(&rig);
+        rig_submit(&rig, "t2");  // others are not held up
+        rig_expect(&rig,
+                   leave ? "register; welcome; run t2" : "register; welcome; cancel t1; run t2");
+        rig_result(&rig, "t1", 1);
+        rig_expect(&rig, "finish t1; run t1#2");
+        rig_commit(&rig);
+        rig_expect(&rig, "ack t1 late");
+        rig_submit(&rig, "t3");
+        rig_expect(&rig, "run t3");  // each once
+        assert_int_equal(nl_state_task(rig.fx.state, "t1")->late_results, 1);
+    }
+}
+
+static void orphans_are_left_if_so_set(void **state) {
+    (void)state;
+    for (int leave = 0; leave < 2; leave++) {
+        rig_close(&rig);
+        rig_open(&rig, true);
+        rig.leave_orphans = leave != 0;
+        rig_active(&rig, 0);
+        rig_submit(&rig, "t1");
+        fx_disconnect(&rig.fx, "a1", 1);
+        fx_lost(&rig.fx, "a1", 1);
+        rig_expect(&rig, "run t1");
+        rig_again(&rig);
+        rig_kind(&rig, NL_SESSION_EV_AUTHORIZED);
+        rig_hello(&rig, 0, "t1", NULL);
+        rig_commit(&rig);
+        rig_expect(&rig, leave ? "register; welcome" : "register; welcome; cancel t1");
+        rig_result(&rig, "t1", 0);
+        rig_commit(&rig);
+        rig_expect(&rig, "finish t1; ack t1 late");
+    }
+}
+
+// ---- deadlines -------------------------------------------------------------
+
+static uint64_t wall_now(void) {
+    return nl_state_clock_ms(rig.fx.state);
+}
+
+static void a_deadline_goes_with_the_task(void **state) {
+    (void)state;
+    rig_active(&rig, 0);
+    Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
+    spec.start_within_ms = 500;
+    spec.finish_within_ms = 900;
+    nl_session_core_set_wall(rig.core, rig.now, wall_now() + 110);  // 100 ms after the submit
+    submit_spec("t1", &spec);
+    rig_expect(&rig, "run t1");
+    assert_int_equal(rig.start_within_ms, 400);
+    assert_int_equal(rig.finish_within_ms, 800);
+}
+
+static void a_task_that_waits_beyond_its_deadline_is_withdrawn(void **state) {
+    (void)state;
+    for (int what = 0; what < 2; what++) {
+        rig_close(&rig);
+        rig_open(&rig, true);
+        rig_active(&rig, 1);
+        nl_session_core_set_wall(rig.core, rig.now, wall_now());
+        rig_submit(&rig, "t1");
+        Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
+        *(what == 0 ? &spec.start_within_ms : &spec.finish_within_ms) = 500;
+        spec.attempts = 3;
+        submit_spec("t2", &spec);
+        rig_expect(&rig, "run t1");
+        rig_wait(&rig, 400);
+        rig_expect(&rig, "");
+        rig_wait(&rig, 200);
+        rig_expect(&rig, "finish t2");
+        rig.fx.time_ms += 600;  // its proposer's clock
+        rig_commit(&rig);
+        const struct nl_task *task = nl_state_task(rig.fx.state, "t2");
+        assert_int_equal(task->state, NL_TASK_FAILED);
+        assert_string_equal(task->reason, what == 0 ? "not started by its deadline"
+                                                    : "not started before its deadline to finish");
+        rig_result(&rig, "t1", 0);
+        rig_commit(&rig);
+        rig_expect(&rig, "finish t1; ack t1");
+    }
+}
+
 static void a_request_too_large_is_refused_in_its_name(void **state) {
     (void)state;
     rig_active(&rig, 0);
@@ -601,6 +746,11 @@ int main(void) {
         EXTENDED(a_queued_task_is_withdrawn_not_sent),
         EXTENDED(a_cancel_goes_to_the_agent_once),
         EXTENDED(a_request_too_large_is_refused_in_its_name),
+        EXTENDED(the_next_attempt_follows_the_result),
+        EXTENDED(attempts_do_not_overlap),
+        EXTENDED(orphans_are_left_if_so_set),
+        EXTENDED(a_deadline_goes_with_the_task),
+        EXTENDED(a_task_that_waits_beyond_its_deadline_is_withdrawn),
         EXTENDED(a_lost_proposal_is_repeated),
         EXTENDED(a_stale_result_is_not_acknowledged),
         EXTENDED(pruned_tasks_are_acknowledged_as_late),

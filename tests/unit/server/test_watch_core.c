@@ -249,6 +249,143 @@ static void a_task_that_never_went_out_has_no_output(void **state) {
     assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_END);
 }
 
+// ---- tails -----------------------------------------------------------------
+
+static void end_with_tail(uint64_t out, uint64_t err, uint64_t out_kept, uint64_t err_kept) {
+    static Nodelink__V1__OutputTail tail;
+    nodelink__v1__output_tail__init(&tail);
+    tail.stdout_offset = out - out_kept;
+    tail.stderr_offset = err - err_kept;
+    task.tail = &tail;
+    end_task(out, err);
+}
+
+static void a_tail_that_has_it_all_needs_no_agent(void **state) {
+    (void)state;
+    begin(0, 0, false);
+    end_with_tail(10, 4, 10, 4);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL);
+    uint64_t from;
+    size_t len;
+    assert_int_equal(chunk(0, 10, &from, &len), NL_WATCH_NEW);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL);  // of stderr
+    begin(90, 4, true);                                          // from an offset within it
+    end_with_tail(100, 4, 20, 0);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL);
+    assert_int_equal(chunk(80, 20, &from, &len), NL_WATCH_NEW);
+    assert_int_equal(from, 90);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_END);
+}
+
+static void a_tail_is_what_is_left_when_the_agent_is_gone(void **state) {
+    (void)state;
+    begin(5, 0, false);
+    end_with_tail(100, 3, 20, 3);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_OPEN);  // the agent has more than that
+    nl_watch_core_not_opened(&w, 0, NL_EAGAIN);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_WAIT);
+    nl_watch_core_task(&w, &task, true);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL_GAP);
+    struct nl_watch_gap gap;
+    nl_watch_core_to_tail(&w, &gap);
+    assert_int_equal(gap.from[NL_STDOUT], 5);
+    assert_int_equal(gap.to[NL_STDOUT], 80);
+    assert_int_equal(gap.from[NL_STDERR], gap.to[NL_STDERR]);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL);
+    nl_watch_core_no_tail(&w);  // it turned out to be broken
+    nl_watch_core_task(&w, &task, true);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_GAP_END);
+    nl_watch_core_rest(&w, &gap);
+    assert_int_equal(gap.from[NL_STDOUT], 80);
+    assert_int_equal(gap.to[NL_STDOUT], 100);
+}
+
+// ---- attempts --------------------------------------------------------------
+
+static Nodelink__V1__AttemptRecord first;
+static Nodelink__V1__AttemptRecord *first_list[] = {&first};
+static Nodelink__V1__AttemptRecords earlier;
+static Nodelink__V1__TaskResult first_result;
+
+// The attempt has ended with 5 bytes of stdout, another one was begun.
+static void retried(void) {
+    nodelink__v1__task_result__init(&first_result);
+    first_result.kind = NODELINK__V1__TASK_RESULT__KIND__EXITED;
+    first_result.stdout_bytes = 5;
+    first_result.stdout_sha256 = first_result.stderr_sha256 = (ProtobufCBinaryData){32, digest};
+    nodelink__v1__attempt_record__init(&first);
+    nodelink__v1__attempt_records__init(&earlier);
+    first.attempt = 1;
+    first.state = NL_TASK_FAILED;
+    first.result = &first_result;
+    earlier.n_attempts = 1;
+    earlier.attempts = first_list;
+    task.earlier = &earlier;
+    task.attempt = 2;
+    task.state = NL_TASK_DISPATCHED;
+    nl_watch_core_task(&w, &task, false);
+}
+
+static void begin_attempt(uint32_t attempt, bool only) {
+    begin(0, 0, false);
+    w.attempt = attempt;
+    w.only_attempt = only;
+    task.attempt = 1;
+    nl_watch_core_task(&w, &task, false);
+}
+
+static void a_reader_goes_on_with_the_next_attempt(void **state) {
+    (void)state;
+    begin_attempt(0, false);
+    assert_int_equal(w.attempt, 1);
+    nl_watch_core_opened(&w, 0);
+    uint64_t from;
+    size_t len;
+    chunk(0, 3, &from, &len);
+    retried();
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_WAIT);  // two bytes of the first are due
+    chunk(3, 2, &from, &len);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_NEXT);
+    nl_watch_core_advance(&w);
+    nl_watch_core_task(&w, &task, false);
+    assert_int_equal(w.attempt, 2);
+    assert_int_equal(w.next[NL_STDOUT], 0);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_WAIT);
+    end_task(0, 0);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_END);
+}
+
+static void one_attempt_only(void **state) {
+    (void)state;
+    begin_attempt(1, true);
+    retried();
+    nl_watch_core_opened(&w, 0);
+    uint64_t from;
+    size_t len;
+    chunk(0, 5, &from, &len);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_END);
+}
+
+static void a_lost_attempt_ends_with_a_gap_and_then_the_next_comes(void **state) {
+    (void)state;
+    begin_attempt(1, false);
+    retried();
+    first.result = NULL;
+    nl_watch_core_task(&w, &task, false);
+    nl_watch_core_opened(&w, 0);
+    ends(NL_OUTPUT_GONE);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_GAP_END);
+    assert_true(w.followed);
+}
+
+static void an_attempt_that_never_comes(void **state) {
+    (void)state;
+    begin_attempt(2, false);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_WAIT);
+    end_task(7, 0);  // the first one was enough
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_END);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chunks_are_cut_to_what_is_new),
@@ -263,6 +400,12 @@ int main(void) {
         cmocka_unit_test(no_follow_ends_with_what_is_there),
         cmocka_unit_test(without_output_only_the_state_counts),
         cmocka_unit_test(a_task_that_never_went_out_has_no_output),
+        cmocka_unit_test(a_tail_that_has_it_all_needs_no_agent),
+        cmocka_unit_test(a_tail_is_what_is_left_when_the_agent_is_gone),
+        cmocka_unit_test(a_reader_goes_on_with_the_next_attempt),
+        cmocka_unit_test(one_attempt_only),
+        cmocka_unit_test(a_lost_attempt_ends_with_a_gap_and_then_the_next_comes),
+        cmocka_unit_test(an_attempt_that_never_comes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,6 +39,8 @@ static void fill_task(Nodelink__V1__Task *task, Nodelink__V1__TaskSpec *spec, bo
         over ? NODELINK__V1__TASK_STATE__TASK_COMPLETED : NODELINK__V1__TASK_STATE__TASK_RUNNING;
 }
 
+static uint32_t played_attempt;  // of the scene
+
 static void send_state(struct nl_rpc_call *call, bool over) {
     Nodelink__V1__WatchTaskEvent event = NODELINK__V1__WATCH_TASK_EVENT__INIT;
     Nodelink__V1__Task task;
@@ -46,6 +48,7 @@ static void send_state(struct nl_rpc_call *call, bool over) {
     fill_task(&task, &spec, over);
     event.task = &task;
     event.end = over;
+    event.attempt = played_attempt;
     nl_rpc_call_send(call, &event.base);
 }
 
@@ -58,6 +61,7 @@ static void send_output(struct nl_rpc_call *call, uint64_t from, uint64_t to) {
             bytes[i] = script_byte(from + i);
         }
         event.stdout_offset = from;
+        event.attempt = played_attempt;
         event.stdout = (ProtobufCBinaryData){n, bytes};
         nl_rpc_call_send(call, &event.base);
         from += n;
@@ -70,6 +74,7 @@ static void send_gap(struct nl_rpc_call *call, uint64_t to) {
     gap.stdout_to = to;
     gap.reason = (char *)"dropped";
     event.gap = &gap;
+    event.attempt = played_attempt;
     nl_rpc_call_send(call, &event.base);
 }
 
@@ -110,6 +115,7 @@ static void watch(struct nl_rpc_call *call, void *user, ProtobufCMessage *messag
     if (play.next + 1 < play.script.n) {
         play.next++;
     }
+    played_attempt = scene->attempt;
     if (scene->end != SCENE_NOT_FOUND) {
         send_state(call, false);
     }

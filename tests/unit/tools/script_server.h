@@ -21,7 +21,8 @@ struct scene {
     uint64_t from, to;  // bytes of stdout that are sent
     uint64_t gap_to;    // 0: none; else said before the output
     enum scene_end end;
-    bool at_offset;  // begin at the offset asked for instead of `from`
+    uint32_t attempt;  // of the output; 0: the node doesn't say
+    bool at_offset;    // begin at the offset asked for instead of `from`
 };
 
 struct script {

@@ -22,6 +22,8 @@ struct story {
     struct nl_client *client;
     uint64_t offset;  // next byte expected
     uint64_t gap_from, gap_to;
+    uint64_t before;   // bytes of the attempt before
+    uint32_t attempt;  // as told; 0: never
     size_t moves;
     bool wrong, over, failed;
     struct nl_client_error error;
@@ -67,7 +69,19 @@ static void on_end(void *user, const struct nl_client_error *error,
     }
 }
 
-static const struct nl_follow_events EVENTS = {on_task, on_output, on_gap, on_moved, on_end};
+static void on_attempt(void *user, uint32_t attempt) {
+    struct story *s = user;
+    s->attempt = attempt;
+    s->before = s->offset;
+    s->offset = 0;
+}
+
+static const struct nl_follow_events EVENTS = {.on_task = on_task,
+                                               .on_output = on_output,
+                                               .on_gap = on_gap,
+                                               .on_attempt = on_attempt,
+                                               .on_moved = on_moved,
+                                               .on_end = on_end};
 
 static void begin(struct story *s, const struct script *scripts, size_t n) {
     char error[128];
@@ -132,6 +146,22 @@ static void test_goes_on_at_the_next_node(void **state) {
     follow(&s, 10000);
     expect_complete(&s, 9000);
     assert_int_equal(s.moves, 2);
+    end(&s);
+}
+
+static void test_next_attempt_begins_at_zero(void **state) {
+    (void)state;
+    struct story s;
+    struct script scripts[] = {
+        {.scenes = {{.attempt = 1, .to = 3000, .end = SCENE_UNAVAILABLE}}, .n = 1},
+        {.scenes = {{.attempt = 2, .to = 1000, .end = SCENE_UNAVAILABLE}}, .n = 1},
+        {.scenes = {{.attempt = 2, .at_offset = true, .to = 1500, .end = SCENE_COMPLETE}}, .n = 1},
+    };
+    begin(&s, scripts, 3);
+    follow(&s, 10000);
+    expect_complete(&s, 1500);
+    assert_int_equal(s.attempt, 2);
+    assert_int_equal(s.before, 3000);
     end(&s);
 }
 
@@ -307,6 +337,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_node),
         cmocka_unit_test(test_goes_on_at_the_next_node),
+        cmocka_unit_test(test_next_attempt_begins_at_zero),
         cmocka_unit_test(test_overlap_is_left_out),
         cmocka_unit_test(test_gaps_are_said),
         cmocka_unit_test(test_silent_jump_is_a_gap),

@@ -66,6 +66,33 @@ static void test_tasks(void **state) {
     assert_int_equal(nl_verdict_of_task(NULL, false).exit_code, 127);
 }
 
+// The last attempt was never begun: what is known of the one before it counts.
+static void test_attempts(void **state) {
+    (void)state;
+    Nodelink__V1__TaskResult result = NODELINK__V1__TASK_RESULT__INIT;
+    Nodelink__V1__AttemptRecord first = NODELINK__V1__ATTEMPT_RECORD__INIT;
+    Nodelink__V1__AttemptRecord *list[] = {&first};
+    Nodelink__V1__AttemptRecords earlier = NODELINK__V1__ATTEMPT_RECORDS__INIT;
+    Nodelink__V1__Task task = NODELINK__V1__TASK__INIT;
+    earlier.n_attempts = 1;
+    earlier.attempts = list;
+    task.earlier = &earlier;
+    task.attempt = 2;
+    task.state = STATE(FAILED);
+    first.result = &result;
+    result.kind = KIND(EXITED);
+    result.exit_code = 9;
+    assert_int_equal(nl_verdict_of_task(&task, false).exit_code, 9);
+    result.kind = KIND(TIMED_OUT);
+    assert_int_equal(nl_verdict_of_task(&task, false).exit_code, 124);
+    result.kind = KIND(NOT_STARTED);
+    assert_int_equal(nl_verdict_of_task(&task, false).exit_code, 126);
+    first.result = NULL;  // it may have run
+    assert_int_equal(nl_verdict_of_task(&task, false).exit_code, 127);
+    task.dispatched_ms = 1;  // the second one too
+    assert_int_equal(nl_verdict_of_task(&task, false).exit_code, 127);
+}
+
 static int submit_exit(enum nl_rpc_code code, enum nl_client_outcome outcome) {
     struct nl_client_error error = {.code = code, .outcome = outcome};
     return nl_verdict_of_submit(&error).exit_code;
@@ -84,6 +111,7 @@ static void test_submits(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tasks),
+        cmocka_unit_test(test_attempts),
         cmocka_unit_test(test_submits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
