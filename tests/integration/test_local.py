@@ -7,6 +7,11 @@ import stat
 from harness import Cluster, alive, wait_for
 
 
+def state_of(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
 def test_files_and_life():
     with Cluster(nodes=3, agents=2) as c:
         config = json.loads((c.dir / "cluster.json").read_text())
@@ -28,7 +33,7 @@ def test_files_and_life():
         assert c.local("status").returncode in (0, 1)
         c.start("n2")
         assert c.local("pause", "n1").returncode == 0
-        assert open(f"/proc/{c.node('n1')['pid']}/stat").read().rsplit(")", 1)[1].split()[0] == "T"
+        wait_for("n1 stands still", lambda: state_of(c.node("n1")["pid"]) == "T")
         assert c.local("resume", "n1").returncode == 0
         c.kill("a1")
         assert not alive(config["agents"][0]["pid"]) and alive(
