@@ -175,6 +175,20 @@ def test_second_signal_ends_it_at_once(nodes):
 # ---- what fails by itself ----------------------------------------------------
 
 
+# With fewer, gRPC ends the process while it begins. With more nothing fails.
+@pytest.mark.parametrize("descriptors", range(16, 24))
+def test_short_of_descriptors(nodes, descriptors):
+    node = nodes.first()
+    limit = (descriptors, descriptors)
+    node.start(limits=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit), ended="stop")
+    wait_for("an outcome", lambda: "serving" in node.text() or node.is_over())
+    if "serving" in node.text():
+        node.terminate()
+        node.wait(0)
+    else:
+        assert "nodelinkd: " in node.wait(1)
+
+
 def damaged(name, data):
     def damage(nodes):
         (nodes.first().directory / "data" / name).write_bytes(data)
