@@ -8,6 +8,7 @@
 
 enum {
     ATTACH_MS = 10000,
+    SUPERVISOR_MS = 10000,
     HEADERS_MS = 5000,
     WELCOME_MS = 10000,
     STABLE_MS = 10000,
@@ -32,6 +33,7 @@ static void set_default32(uint32_t *field, uint32_t value) {
 
 static void set_defaults(struct nl_link_core_options *o) {
     set_default(&o->attach_ms, ATTACH_MS);
+    set_default(&o->supervisor_ms, SUPERVISOR_MS);
     set_default(&o->headers_ms, HEADERS_MS);
     set_default(&o->welcome_ms, WELCOME_MS);
     set_default(&o->stable_ms, STABLE_MS);
@@ -124,7 +126,7 @@ int nl_link_core_new(const struct nl_link_core_options *options, struct nl_link_
     set_defaults(&core->options);
     set_labels(core, options->labels);
     core->epoch = options->epoch;
-    core->attach_by_ms = UINT64_MAX;
+    core->attach_by_ms = core->sup_back_by_ms = UINT64_MAX;
     core->backoff = (struct nl_link_backoff){.start_ms = options->backoff_start_ms,
                                              .cap_ms = options->backoff_cap_ms,
                                              .factor_percent = options->backoff_factor_percent};
@@ -303,6 +305,10 @@ int nl_link_core_step(struct nl_link_core *core, uint64_t now_ms, const struct n
             core->attach_by_ms = UINT64_MAX;
             nl_link_do(core, NL_LINK_SUP_DROP, 0);
         }
+        if (core->sup_back_by_ms <= now_ms) {
+            core->sup_back_by_ms = UINT64_MAX;
+            nl_link_conn_supervisor_gone(core);
+        }
         if (core->housekeep_ms != 0 && core->housekeep_ms <= now_ms) {
             housekeep(core);
         }
@@ -329,7 +335,7 @@ uint64_t nl_link_core_deadline_ms(const struct nl_link_core *core) {
     if (core->housekeep_ms != 0) {
         at = earlier(at, core->housekeep_ms);
     }
-    at = earlier(at, core->attach_by_ms);
+    at = earlier(at, earlier(core->attach_by_ms, core->sup_back_by_ms));
     return core->stopping ? earlier(at, core->stop_at_ms) : at;
 }
 

@@ -46,6 +46,7 @@ struct nl_link_core_options {
     uint64_t connect_ms;  // until the transport is up
     // The rest has defaults for 0.
     uint64_t attach_ms;          // until the supervisor has said all its tasks [10 s]
+    uint64_t supervisor_ms;      // without it so long: the server is left [10 s]
     uint64_t headers_ms;         // from there until the headers [5 s]
     uint64_t welcome_ms;         // from Hello until Welcome [10 s]
     uint64_t stable_ms;          // a stream that lives so long resets backoff and rounds [10 s]

@@ -62,7 +62,7 @@ static void schedule_retry(struct nl_link_core *core) {
 
 // The connection that should be tried now; NULL: none is wanted.
 static struct nl_link_conn *wanted(struct nl_link_core *core) {
-    if (core->stopping || core->boot_id == NULL) {
+    if (core->stopping || core->boot_id == NULL || core->sup_gone) {
         return NULL;  // without a supervisor there is nothing to say in a Hello
     }
     if (core->main.state == NL_LINK_NONE) {
@@ -229,7 +229,24 @@ static void headers(struct nl_link_core *core, struct nl_link_conn *conn,
     }
 }
 
+// An agent that can't run anything, and can't say what became of what ran, is not connected: the
+// cluster takes it for unreachable, which it knows how to deal with.
+void nl_link_conn_supervisor_gone(struct nl_link_core *core) {
+    core->sup_gone = true;
+    struct nl_link_conn *conns[] = {&core->spare, &core->main};
+    for (size_t i = 0; i < 2; i++) {
+        if (conns[i]->state != NL_LINK_NONE) {
+            nl_link_conn_drop(core, conns[i], "the supervisor does not come back");
+        }
+    }
+}
+
 void nl_link_conn_supervisor_ready(struct nl_link_core *core) {
+    if (core->sup_gone) {
+        core->sup_gone = false;
+        core->retry_at_ms = core->now_ms;
+        nl_link_servers_new_round(&core->servers);
+    }
     struct nl_link_conn *conns[] = {&core->main, &core->spare};
     for (size_t i = 0; i < 2; i++) {
         if (conns[i]->state == NL_LINK_HELLO && !conns[i]->said_hello) {

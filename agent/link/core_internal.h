@@ -55,6 +55,8 @@ struct nl_link_core {
     bool sup_up;                 // the socket is
     bool sup_attached;           // and every SupTask of the attach has come
     uint64_t attach_by_ms;       // until then it must be; UINT64_MAX: it is, or the socket is down
+    uint64_t sup_back_by_ms;     // lost; UINT64_MAX: attached, never was, or given up
+    bool sup_gone;               // given up: no server is wanted before it is back
     uint32_t sup_due;            // SupTasks that still belong to the attach
     char *boot_id, *journal_id;  // owned; NULL before the first attach
 
@@ -99,6 +101,7 @@ void nl_link_conn_tick(struct nl_link_core *core);
 uint64_t nl_link_conn_deadline_ms(const struct nl_link_core *core);
 void nl_link_conn_event(struct nl_link_core *core, const struct nl_link_event *event);
 void nl_link_conn_supervisor_ready(struct nl_link_core *core);  // a Hello may be waiting for it
+void nl_link_conn_supervisor_gone(struct nl_link_core *core);
 void nl_link_conn_welcome(struct nl_link_core *core, struct nl_link_conn *conn,
                           const Nodelink__V1__Welcome *welcome);
 void nl_link_conn_drain(struct nl_link_core *core, struct nl_link_conn *conn,

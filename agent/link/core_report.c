@@ -116,6 +116,20 @@ static void send_started(struct nl_link_core *core, struct nl_link_conn *conn,
     task->started_on = conn->call;
 }
 
+// Where the fixed fields are all there is this can't be said: its LOST comes as a failure.
+static void send_uncertain(struct nl_link_core *core, struct nl_link_conn *conn,
+                           struct nl_link_task *task) {
+    Nodelink__V1__TaskUncertain uncertain = NODELINK__V1__TASK_UNCERTAIN__INIT;
+    uncertain.reason = (char *)"supervisor lost";
+    Nodelink__V1__TaskResponse response;
+    init_response(core, conn, task, &response);
+    response.status = NODELINK__V1__TASK_RESPONSE__STATUS__UNKNOWN;
+    response.control_case = NODELINK__V1__TASK_RESPONSE__CONTROL_UNCERTAIN;
+    response.uncertain = &uncertain;
+    nl_link_do_send(core, conn, &response);
+    task->uncertain_on = conn->call;
+}
+
 // A number as shells give it, for peers that know no more than an exit code.
 static int32_t exit_code_of(const Nodelink__V1__TaskResult *result) {
     if (result->kind == NODELINK__V1__TASK_RESULT__KIND__EXITED) {
@@ -171,7 +185,12 @@ void nl_link_report_task(struct nl_link_core *core, struct nl_link_task *task, b
         return;
     }
     if (task->phase == NL_LINK_RUNNING) {
-        if (again || (task->started_on != conn->call && task->hello_on != conn->call)) {
+        bool told = task->started_on == conn->call || task->hello_on == conn->call;
+        if (task->lost && conn->extended) {
+            if (again || task->uncertain_on != conn->call) {
+                send_uncertain(core, conn, task);
+            }
+        } else if (again || !told) {
             send_started(core, conn, task);
         }
         if (!conn->extended) {

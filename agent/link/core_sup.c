@@ -218,6 +218,7 @@ static void task_message(struct nl_link_core *core, const Nodelink__V1__SupTask 
     bool first = !task->seen;  // a task may change, and be told again, while the attach goes on
     task->seen = true;
     task->local = false;
+    task->lost = message->lost;
     task->started_ms = message->started_ms;
     task->pid = message->pid;
     if (task->spool_dir == NULL && message->spool_dir[0] != '\0') {
@@ -332,7 +333,7 @@ static void readers_again(struct nl_link_core *core, struct nl_link_task *task) 
 
 static void attach_done(struct nl_link_core *core) {
     core->sup_attached = true;
-    core->attach_by_ms = UINT64_MAX;
+    core->attach_by_ms = core->sup_back_by_ms = UINT64_MAX;
     struct nl_link_task *task = TAILQ_FIRST(&core->tasks.live);
     while (task != NULL) {
         struct nl_link_task *next = TAILQ_NEXT(task, in_order);
@@ -363,6 +364,9 @@ void nl_link_sup_event(struct nl_link_core *core, const struct nl_link_event *ev
         core->sup_up = core->sup_attached = false;
         core->attach_by_ms = UINT64_MAX;
         core->sup_due = 0;
+        if (core->sup_back_by_ms == UINT64_MAX && !core->sup_gone) {
+            core->sup_back_by_ms = core->now_ms + core->options.supervisor_ms;
+        }
         return;
     }
     const Nodelink__V1__FromSupervisor *message = event->from_sup;

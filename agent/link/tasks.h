@@ -44,11 +44,13 @@ struct nl_link_task {
     bool local;  // no supervisor knows it: it was refused, or cancelled before it came
     bool acked;  // the cluster has the result, the supervisor is still to be told
     bool seen;   // by the attach that goes on
+    bool lost;   // RUNNING: its supervisor died; LOST follows when what is left of it is gone
     uint64_t forgotten_at_ms;  // monotonic
 
     // What went out on which stream (number of its call; 0: none).
     uint64_t hello_on;
     uint64_t started_on;
+    uint64_t uncertain_on;
     uint64_t result_on;
     uint64_t result_at_ms;  // monotonic
 

@@ -87,6 +87,7 @@ void sup_task_to_message(struct sup_task *t, struct sup_task_message *ret) {
     m->pid = t->pid;
     m->spool = &ret->spool;
     m->forgotten = t->phase >= SUP_FORGOTTEN;
+    m->lost = t->why == SUP_WHY_LOST && t->phase < SUP_FINISHED;
     if (t->phase != SUP_SPENT) {
         m->spool_dir = ret->spool_dir;
     }

@@ -97,6 +97,9 @@ static void say_response(struct fixture *f, const Nodelink__V1__TaskResponse *r)
         case NODELINK__V1__TASK_RESPONSE__CONTROL_OUTPUT_END:
             say_end(f, r->output_end);
             break;
+        case NODELINK__V1__TASK_RESPONSE__CONTROL_UNCERTAIN:
+            say(f, "uncertain %s status=%d '%s'", r->task_id, (int)r->status, r->uncertain->reason);
+            break;
         case NODELINK__V1__TASK_RESPONSE__CONTROL_GOODBYE:
             say(f, "goodbye");
             break;
@@ -299,6 +302,18 @@ void fx_sup_task(struct fixture *f, const char *id, Nodelink__V1__TaskRef__Phase
     task.spool = &spool;
     task.spool_dir = "spool/x";
     task.result = phase == NODELINK__V1__TASK_REF__PHASE__FINISHED ? &result : NULL;
+    Nodelink__V1__FromSupervisor message = NODELINK__V1__FROM_SUPERVISOR__INIT;
+    message.body_case = NODELINK__V1__FROM_SUPERVISOR__BODY_TASK;
+    message.task = &task;
+    from_sup(f, &message);
+}
+
+void fx_sup_lost(struct fixture *f, const char *id) {
+    Nodelink__V1__SupTask task = NODELINK__V1__SUP_TASK__INIT;
+    task.task_id = (char *)id;
+    task.attempt = 1;
+    task.phase = NODELINK__V1__TASK_REF__PHASE__RUNNING;
+    task.lost = true;
     Nodelink__V1__FromSupervisor message = NODELINK__V1__FROM_SUPERVISOR__INIT;
     message.body_case = NODELINK__V1__FROM_SUPERVISOR__BODY_TASK;
     message.task = &task;

@@ -41,7 +41,8 @@ void fx_advance_alive(struct fixture *f, uint64_t call, uint64_t ms);
 
 void fx_attach(struct fixture *f, uint32_t tasks);  // SUP_UP and SupAttached
 void fx_sup_task(struct fixture *f, const char *id, Nodelink__V1__TaskRef__Phase phase,
-                 uint64_t stdout_end);  // FINISHED: exit code 0
+                 uint64_t stdout_end);                // FINISHED: exit code 0
+void fx_sup_lost(struct fixture *f, const char *id);  // what is left of it is being taken down
 void fx_sup_spool(struct fixture *f, const char *id, uint64_t stdout_base, uint64_t stdout_end,
                   uint32_t releases);
 void fx_sup_refused(struct fixture *f, const char *id, const char *reason);

@@ -246,11 +246,14 @@ def test_link_killed_in_the_middle(one):
 def test_supervisor_killed_in_the_middle(one, tmp_path):
     """What ran under it is LOST, not run again; the link starts another supervisor."""
     _, agent, stream = one
-    stream.run("t", f"echo run >> {tmp_path}/runs; sleep 1000")
+    stream.run("t", f"trap '' TERM; echo run >> {tmp_path}/runs; sleep 1000", kill_grace_ms=300)
     pid = stream.wait_started("t").pid
     wait_for("the command", (tmp_path / "runs").exists)
     os.kill(agent.supervisor_pid(), signal.SIGKILL)
     assert stream.wait_final("t").result.kind == pb.TaskResult.LOST
+    # It took the grace to take it down; that it is lost was said before.
+    said = [r.WhichOneof("control") for r in stream.responses if r.task_id == "t"]
+    assert said == ["started", "uncertain", "result"]
     wait_for("the end of what is left", lambda: not alive(pid))
     stream.run("u", "exit 5")
     assert stream.wait_final("u").result.exit_code == 5

@@ -465,6 +465,57 @@ static void supervisor_without_its_journal(void **state) {
     fx_close(&f);
 }
 
+// How it ended nobody knows; the cluster is told at once, not when the last process is gone.
+static void lost_task_is_said_to_be_uncertain(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1");
+    fx_up(&f, 1);
+    fx_shell(&f, 1, "t", 1);
+    fx_sup_task(&f, "t", RUNNING, 0);
+    fx_sup_down(&f);
+    fx_forget(&f);
+    fx_attach(&f, 1);
+    fx_sup_lost(&f, "t");
+    fx_expect(&f, "sup attach\n1: uncertain t status=0 'supervisor lost'\n");
+    fx_sup_lost(&f, "t");
+    fx_expect(&f, "");
+    fx_closed(&f, 1, UNAVAILABLE, "gone");
+    fx_advance(&f, 1001);
+    fx_headers(&f, 2, true);
+    fx_forget(&f);
+    fx_welcome(&f, 2, 2);  // its Hello said running
+    assert_non_null(strstr(f.transcript, "2: uncertain t status=0 'supervisor lost'\n"));
+    assert_null(strstr(f.transcript, "started"));
+    fx_forget(&f);
+    fx_sup_task(&f, "t", FINISHED, 0);
+    fx_expect(&f, "2: final t completed exit=0 exited\n");
+    fx_close(&f);
+}
+
+static void supervisor_that_does_not_come_back(void **state) {
+    (void)state;
+    struct fixture f;
+    fx_init(&f, "a:1");
+    fx_up(&f, 1);
+    f.hide_logs = true;
+    fx_sup_down(&f);
+    fx_advance_alive(&f, 1, 9999);
+    assert_int_equal(nl_link_core_state(f.core), NL_LINK_UP);
+    fx_forget(&f);
+    fx_advance(&f, 1);
+    fx_expect(&f, "1: ping\ndrop 1\n");
+    fx_sup_down(&f);  // another one, that could not start either
+    fx_advance(&f, 3600 * 1000);
+    fx_expect(&f, "");
+    fx_attach(&f, 0);
+    fx_expect(&f, "sup attach\nconnect 2 a:1\n");
+    fx_headers(&f, 2, true);
+    fx_welcome(&f, 2, 2);
+    assert_int_equal(nl_link_core_state(f.core), NL_LINK_UP);
+    fx_close(&f);
+}
+
 static void cancel_of_what_never_came(void **state) {
     (void)state;
     struct fixture f;
@@ -830,6 +881,8 @@ int main(void) {
         cmocka_unit_test(supervisor_that_does_not_answer),
         cmocka_unit_test(lost_supervisor_gets_the_run_again),
         cmocka_unit_test(supervisor_without_its_journal),
+        cmocka_unit_test(lost_task_is_said_to_be_uncertain),
+        cmocka_unit_test(supervisor_that_does_not_come_back),
         cmocka_unit_test(cancel_of_what_never_came),
         cmocka_unit_test(bad_requests),
         cmocka_unit_test(too_many_tasks_are_refused),

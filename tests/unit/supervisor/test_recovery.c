@@ -101,6 +101,27 @@ static void killed_in_the_middle(void **state) {
     assert_int_equal(starts(h), 1);
 }
 
+static bool is_lost(struct harness *h, void *id) {
+    const struct seen *s = harness_seen(h, id);
+    return s->task != NULL && s->task->lost;
+}
+
+// What is left of it may take a while to take down: that it is lost is said at once.
+static void lost_is_said_before_the_result(void **state) {
+    struct harness *h = *state;
+    harness_start(h);
+    harness_shell(h, "t", with_evidence(h, "trap '' TERM; while :; do sleep 1; done"));
+    harness_until(h, has_started, NULL, "the task's start");
+    assert_false(is_lost(h, (void *)(uintptr_t) "t"));
+    harness_kill(h);
+    harness_start(h);
+    harness_until(h, is_lost, (void *)(uintptr_t) "t", "word that it is lost");
+    assert_int_equal(harness_seen(h, "t")->task->phase, NODELINK__V1__TASK_REF__PHASE__RUNNING);
+    assert_int_equal(harness_finished(h, "t")->kind, KIND(LOST));
+    assert_false(harness_seen(h, "t")->task->lost);
+    assert_int_equal(harness_count_marked(h, "NODELINK_TASK_ID=t"), 0);
+}
+
 static void lost_may_be_left_running(void **state) {
     struct harness *h = *state;
     h->options.leave_lost_running = true;
@@ -398,6 +419,7 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(killed_in_the_middle),
+        TEST(lost_is_said_before_the_result),
         TEST(lost_may_be_left_running),
         TEST(recorded_process),
 #ifdef NL_FAILPOINTS
