@@ -166,20 +166,6 @@ static void wait_for_journal(struct sup_driver *d, struct sup_io *io, int rv) {
     TAILQ_INSERT_TAIL(&d->waiting, io, waiting);
 }
 
-static int open_output(struct sup_driver *d, struct sup_io *io) {
-    int files[2];
-    int rv = sup_spool_create(d->spool_fd, io->task->key, files);
-    if (rv != NL_OK) {
-        return rv;
-    }
-    for (unsigned i = 0; i < 2; i++) {
-        io->out[i].file = files[i];
-        io->out[i].hash = nl_sha256_new();
-        rv = io->out[i].hash != NULL ? rv : NL_ENOMEM;
-    }
-    return rv;
-}
-
 static void do_intent(struct sup_driver *d, struct sup_task *t) {
     struct sup_io *io = sup_io_new(t);
     if (io == NULL) {
@@ -189,13 +175,7 @@ static void do_intent(struct sup_driver *d, struct sup_task *t) {
     }
     io->spec = d->run_spec;
     d->run_spec = NULL;
-    int rv = open_output(d, io);
-    if (rv == NL_OK && NL_FAILPOINT("journal.before_intent")) {
-        rv = NL_EIO;
-    }
-    if (rv == NL_OK) {
-        rv = append_intent(d->journal, t);
-    }
+    int rv = NL_FAILPOINT("journal.before_intent") ? NL_EIO : append_intent(d->journal, t);
     io->waits_intent = true;
     wait_for_journal(d, io, rv);
 }
@@ -315,16 +295,6 @@ static uint64_t microseconds(const struct timeval *tv) {
     return (uint64_t)tv->tv_sec * 1000000u + (uint64_t)tv->tv_usec;
 }
 
-static struct sup_task *task_of_pid(const struct sup_driver *d, pid_t pid) {
-    for (struct sup_task *t = sup_core_walk(d->core, NULL); t != NULL;
-         t = sup_core_walk(d->core, t)) {
-        if (t->pid == pid && !t->exited && !t->freeing) {
-            return t;
-        }
-    }
-    return NULL;
-}
-
 void sup_reap(struct sup_driver *d) {
     for (;;) {
         int status = 0;
@@ -334,7 +304,7 @@ void sup_reap(struct sup_driver *d) {
             return;
         }
         d->tree_fresh = false;
-        struct sup_task *t = task_of_pid(d, pid);
+        struct sup_task *t = sup_core_find_pid(d->core, pid);
         if (t == NULL) {
             continue;  // an orphan that came to us as the subreaper
         }
@@ -399,10 +369,22 @@ static void note_append(struct sup_driver *d, const struct sup_task *t, int rv) 
     }
 }
 
-static void do_delete_spool(struct sup_driver *d, struct sup_task *t) {
+// False: there was none.
+static bool remove_spool(struct sup_driver *d, const struct sup_task *t) {
+    struct sup_io *io = t->io;
+    if (io == NULL || !io->spool_made) {
+        return false;
+    }
+    io->spool_made = false;
     sup_spool_delete(d->spool_fd, t->key);
+    return true;
+}
+
+static void do_delete_spool(struct sup_driver *d, struct sup_task *t) {
     note_append(d, t, append_bare(d->journal, SUP_REC_SPENT, t));
-    sup_mark_spool(d, t->io);
+    if (remove_spool(d, t)) {
+        sup_mark_spool(d, t->io);
+    }
 }
 
 static void do_stream(struct sup_driver *d, const struct sup_action *a) {
@@ -474,7 +456,7 @@ void sup_do(struct sup_driver *d, const struct sup_action *a) {
             do_delete_spool(d, t);
             break;
         case SUP_DO_FREE:
-            sup_spool_delete(d->spool_fd, t->key);
+            remove_spool(d, t);
             bury(d, t);
             break;
         case SUP_DO_EXIT:

@@ -135,6 +135,27 @@ struct sup_task *sup_core_find(const struct sup_core *c, const char *id, uint32_
     return NULL;
 }
 
+static unsigned pid_bucket_of(int32_t pid) {
+    return (uint32_t)pid % PID_BUCKETS;
+}
+
+struct sup_task *sup_core_find_pid(const struct sup_core *c, int32_t pid) {
+    struct sup_task *t;
+    LIST_FOREACH(t, &c->pids[pid_bucket_of(pid)], pid_bucket) {
+        if (t->pid == pid) {
+            return t;
+        }
+    }
+    return NULL;
+}
+
+static void unlink_pid(struct sup_task *t) {
+    if (t->by_pid) {
+        t->by_pid = false;
+        LIST_REMOVE(t, pid_bucket);
+    }
+}
+
 struct sup_task *sup_core_walk(const struct sup_core *c, const struct sup_task *after) {
     return after == NULL ? TAILQ_FIRST(&c->tasks) : TAILQ_NEXT(after, order);
 }
@@ -155,6 +176,7 @@ static struct sup_task *add_task(struct sup_core *c, const char *id, uint32_t at
 
 void sup_core_free_task(struct sup_core *c, struct sup_task *t) {
     assert(t->freeing && t->io == NULL);
+    unlink_pid(t);
     LIST_REMOVE(t, bucket);
     TAILQ_REMOVE(&c->tasks, t, order);
     c->count--;
@@ -163,6 +185,7 @@ void sup_core_free_task(struct sup_core *c, struct sup_task *t) {
 
 static void discard(struct sup_core *c, struct sup_task *t) {
     t->freeing = true;
+    sup_unshelve(c, t);
     t->timers = (struct sup_timers){0};
     sup_push(c, SUP_DO_FREE, t);
 }
@@ -189,6 +212,8 @@ int sup_core_new(const struct sup_limits *limits, struct sup_core **ret) {
     }
     c->limits = *limits;
     TAILQ_INIT(&c->tasks);
+    TAILQ_INIT(&c->forgotten);
+    TAILQ_INIT(&c->spent);
     *ret = c;
     return NL_OK;
 }
@@ -266,6 +291,7 @@ static void on_exited(struct sup_core *c, const struct sup_event *e) {
         return;
     }
     t->exited = true;
+    unlink_pid(t);
     t->wait_status = e->wait_status;
     t->result.user_us = e->user_us;
     t->result.system_us = e->system_us;
@@ -449,6 +475,8 @@ static void on_spawned(struct sup_core *c, const struct sup_event *e) {
     struct sup_task *t = e->task;
     t->pid = e->pid;
     t->pid_start = e->pid_start;
+    t->by_pid = true;
+    LIST_INSERT_HEAD(&c->pids[pid_bucket_of(t->pid)], t, pid_bucket);
     if (t->timeout_ms > 0) {
         sup_set_timer(c, &t->timers.timeout_at, t->timeout_ms);
     }
@@ -478,9 +506,17 @@ static void on_forget(struct sup_core *c, const struct sup_event *e) {
     if (t == NULL || t->phase != SUP_FINISHED) {
         return;
     }
+    if (t->out[0].end == 0 && t->out[1].end == 0) {
+        sup_spend(c, t);  // nothing to keep for a reader
+        return;
+    }
     t->phase = SUP_FORGOTTEN;
+    sup_shelve(c, t);
     sup_set_timer(c, &t->timers.keep_at, c->limits.keep_ms);
     sup_push(c, SUP_DO_JOURNAL_FORGOTTEN, t);
+    if (c->forgotten_count > SUP_FORGOTTEN_MAX) {
+        sup_spend(c, TAILQ_FIRST(&c->forgotten));
+    }
 }
 
 static void keep_expired(struct sup_core *c, struct sup_task *t) {
@@ -489,18 +525,12 @@ static void keep_expired(struct sup_core *c, struct sup_task *t) {
         sup_resume_all(c);
         return;
     }
-    c->spent--;
     discard(c, t);
 }
 
 static void limit_spent(struct sup_core *c) {
-    struct sup_task *t = TAILQ_FIRST(&c->tasks);
-    while (t != NULL && c->spent > SUP_SPENT_MAX) {
-        if (t->phase == SUP_SPENT && !t->freeing) {
-            c->spent--;
-            discard(c, t);
-        }
-        t = TAILQ_NEXT(t, order);
+    while (c->spent_count > SUP_SPENT_MAX) {
+        discard(c, TAILQ_FIRST(&c->spent));
     }
 }
 
@@ -543,9 +573,10 @@ static void on_recover(struct sup_core *c) {
             c->running++;
             recover_lost(c, t);
         } else if (t->phase == SUP_FORGOTTEN) {
+            sup_shelve(c, t);
             sup_set_timer(c, &t->timers.keep_at, c->limits.keep_ms);
         } else if (t->phase == SUP_SPENT) {
-            c->spent++;
+            sup_shelve(c, t);
             sup_set_timer(c, &t->timers.keep_at, c->limits.spent_ms);
         }
     }

@@ -8,6 +8,7 @@
 //             v                    +------------------------------------------+
 //          refused                                                            v
 //   SPENT <--kept long enough-- FORGOTTEN <--forget-- FINISHED <--durable-- RECORDING
+//     ^--------------forget, and there is no output---------+
 //
 // After a restart a task that was before RECORDING comes back as DRAINING with why = LOST:
 // what is left of it is killed, then it is recorded as lost; it is never started again.
@@ -31,6 +32,7 @@
 // byte of the main process is lost.
 #define SUP_OVERSHOOT_BYTES (1024u * 1024u)
 #define SUP_SPENT_MAX 4096u
+#define SUP_FORGOTTEN_MAX 16384u
 
 enum sup_phase {
     SUP_INTENT,
@@ -39,7 +41,7 @@ enum sup_phase {
     SUP_DRAINING,
     SUP_RECORDING,
     SUP_FINISHED,
-    SUP_FORGOTTEN,  // acknowledged; the spool stays for readers
+    SUP_FORGOTTEN,  // acknowledged; its output stays for readers
     SUP_SPENT,      // only remembered, so that a late duplicate is not started
 };
 
@@ -105,9 +107,12 @@ struct sup_task {
     struct sup_stream out[2];
     struct sup_timers timers;
     struct sup_result result;
-    void *io;  // the driver's; freed on SUP_DO_FREE
+    bool by_pid;  // in the table of processes
+    void *io;     // the driver's; freed on SUP_DO_FREE
     LIST_ENTRY(sup_task) bucket;
+    LIST_ENTRY(sup_task) pid_bucket;
     TAILQ_ENTRY(sup_task) order;  // all tasks, in the order they came
+    TAILQ_ENTRY(sup_task) shelf;  // forgotten or spent ones, in the order they became so
 };
 TAILQ_HEAD(sup_task_list, sup_task);
 
@@ -214,6 +219,8 @@ uint64_t sup_core_deadline(const struct sup_core *core);
 void sup_core_free_task(struct sup_core *core, struct sup_task *task);
 
 struct sup_task *sup_core_find(const struct sup_core *core, const char *id, uint32_t attempt);
+// The task whose main process this is, if it has not been said to have ended.
+struct sup_task *sup_core_find_pid(const struct sup_core *core, int32_t pid);
 // Known tasks in the order they came; NULL at the end. `after` NULL: the first.
 struct sup_task *sup_core_walk(const struct sup_core *core, const struct sup_task *after);
 size_t sup_core_running(const struct sup_core *core);  // before FINISHED

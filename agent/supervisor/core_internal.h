@@ -6,6 +6,7 @@
 
 enum {
     BUCKETS = 4096,
+    PID_BUCKETS = 1024,
     SCAN_MS = 50,    // between looks at a tree that is being killed
     RETRY_MS = 250,  // of a spool that could not be written
     RECORD_RETRY_MS = 1000,
@@ -16,8 +17,10 @@ enum {
 struct sup_core {
     struct sup_limits limits;
     LIST_HEAD(, sup_task) buckets[BUCKETS];
+    LIST_HEAD(, sup_task) pids[PID_BUCKETS];  // main processes that run
     struct sup_task_list tasks;
-    size_t count, running, spent;
+    struct sup_task_list forgotten, spent;  // in these phases
+    size_t count, running, forgotten_count, spent_count;
     uint64_t held;       // bytes of all spools
     uint64_t now, wall;  // of the event being handled
     uint64_t next_tick;  // not later than the earliest timer; 0: none
@@ -40,6 +43,8 @@ uint64_t sup_held_by(const struct sup_task *t);
 void sup_resume(struct sup_core *c, struct sup_task *t, unsigned stream);
 void sup_resume_all(struct sup_core *c);
 void sup_spend(struct sup_core *c, struct sup_task *t);
+void sup_shelve(struct sup_core *c, struct sup_task *t);    // it is FORGOTTEN or SPENT now
+void sup_unshelve(struct sup_core *c, struct sup_task *t);  // before its phase changes
 void sup_on_readable(struct sup_core *c, const struct sup_event *e);
 void sup_on_output(struct sup_core *c, const struct sup_event *e);
 void sup_on_spool_failed(struct sup_core *c, const struct sup_event *e);

@@ -59,12 +59,33 @@ static uint64_t drop_oldest(struct sup_core *c, struct sup_task *t, uint64_t wan
     return dropped;
 }
 
+void sup_shelve(struct sup_core *c, struct sup_task *t) {
+    if (t->phase == SUP_SPENT) {
+        TAILQ_INSERT_TAIL(&c->spent, t, shelf);
+        c->spent_count++;
+    } else {
+        TAILQ_INSERT_TAIL(&c->forgotten, t, shelf);
+        c->forgotten_count++;
+    }
+}
+
+void sup_unshelve(struct sup_core *c, struct sup_task *t) {
+    if (t->phase == SUP_SPENT) {
+        TAILQ_REMOVE(&c->spent, t, shelf);
+        c->spent_count--;
+    } else if (t->phase == SUP_FORGOTTEN) {
+        TAILQ_REMOVE(&c->forgotten, t, shelf);
+        c->forgotten_count--;
+    }
+}
+
 void sup_spend(struct sup_core *c, struct sup_task *t) {
     c->held -= sup_held_by(t);
     t->out[0].base = t->out[0].end;
     t->out[1].base = t->out[1].end;
+    sup_unshelve(c, t);
     t->phase = SUP_SPENT;
-    c->spent++;
+    sup_shelve(c, t);
     sup_push(c, SUP_DO_DELETE_SPOOL, t);
     sup_set_timer(c, &t->timers.keep_at, c->limits.spent_ms);
 }
@@ -72,8 +93,8 @@ void sup_spend(struct sup_core *c, struct sup_task *t) {
 // Oldest first: spools that are kept only for late readers.
 static bool spend_oldest(struct sup_core *c) {
     struct sup_task *t;
-    TAILQ_FOREACH(t, &c->tasks, order) {
-        if (t->phase == SUP_FORGOTTEN && sup_held_by(t) > 0) {
+    TAILQ_FOREACH(t, &c->forgotten, shelf) {
+        if (sup_held_by(t) > 0) {
             sup_spend(c, t);
             return true;
         }
@@ -178,12 +199,11 @@ void sup_on_release(struct sup_core *c, const struct sup_event *e) {
         t->out[i].released = e->offsets[i];
     }
     // Let those try again that wait for room; on_readable drops what may go.
-    struct sup_task *other;
-    TAILQ_FOREACH(other, &c->tasks, order) {
-        bool full = c->held >= c->limits.total_bytes_max;
-        if (other == t || full) {
-            sup_resume(c, other, 0);
-            sup_resume(c, other, 1);
-        }
+    sup_resume(c, t, 0);
+    sup_resume(c, t, 1);
+    struct sup_task *other = c->held >= c->limits.total_bytes_max ? TAILQ_FIRST(&c->tasks) : NULL;
+    for (; other != NULL; other = TAILQ_NEXT(other, order)) {
+        sup_resume(c, other, 0);
+        sup_resume(c, other, 1);
     }
 }

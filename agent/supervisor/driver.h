@@ -40,8 +40,8 @@ struct sup_pipe {
     struct sup_watch watch;  // the read end
     struct sup_io *io;
     unsigned stream;
-    int file;                // of the spool, -1: none
-    struct nl_sha256 *hash;  // of what is in the spool
+    int file;                // of the spool, -1: none (nothing was written yet)
+    struct nl_sha256 *hash;  // of what is in the spool; NULL without a file
     uint8_t *pending;        // read, and not yet written because of a failure
     size_t pending_at, pending_len;
     bool cut;
@@ -56,6 +56,7 @@ struct sup_io {
     uint8_t boot[16];
     bool waits_intent, waits_result;  // for the journal
     const char *failed;               // why the append failed; NULL: it did not
+    bool spool_made;                  // its directory exists, or may
     bool report_dirty, spool_dirty;   // something the link has not been told
     uint32_t releases;                // taken since the link attached
     bool dead;

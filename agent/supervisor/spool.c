@@ -50,10 +50,12 @@ int sup_spool_create(int spool_fd, const char *key, int ret_fds[2]) {
         rv = fds[i] < 0 ? nl_err_from_errno(errno) : NL_OK;
     }
     if (rv != NL_OK) {
+        int kept = errno;
         if (fds[0] >= 0) {
             close(fds[0]);
         }
         sup_spool_delete(spool_fd, key);
+        errno = kept;
         return rv;
     }
     memcpy(ret_fds, fds, sizeof fds);

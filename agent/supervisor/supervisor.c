@@ -144,6 +144,7 @@ static int replay(void *user, const struct sup_record *r) {
 static void measure(struct sup_driver *d, struct sup_task *t) {
     uint64_t size[2];
     sup_spool_measure(d->spool_fd, t->key, size);
+    ((struct sup_io *)t->io)->spool_made = true;
     for (unsigned i = 0; i < 2; i++) {
         struct sup_stream *s = &t->out[i];
         s->end = t->phase >= SUP_FINISHED ? t->result.bytes[i] : size[i];

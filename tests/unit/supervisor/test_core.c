@@ -165,6 +165,54 @@ static void life_of_a_task(void **state) {
     assert_int_equal(sup_core_deadline(m->core), 0);
 }
 
+// There is nothing to keep for a reader, but a late duplicate is still not started.
+static void silent_task_is_spent_at_once(void **state) {
+    struct machine *m = *state;
+    struct sup_task *t = start(m, "t", 0);
+    finish(m, t);
+    EXPECT(m, "delete-spool(t.1)", .type = SUP_EV_FORGET, .id = "t", .attempt = 1);
+    EXPECT(m, "", .type = SUP_EV_FORGET, .id = "t", .attempt = 1);
+    EXPECT(m, "report(t.1)", .type = SUP_EV_RUN, .id = "t", .attempt = 1);
+    tick_at(m, 50999, "");
+    tick_at(m, 51000, "free(t.1)");
+    assert_int_equal(sup_core_count(m->core), 0);
+}
+
+static void finds_the_task_of_a_process(void **state) {
+    struct machine *m = *state;
+    struct sup_task *t = start(m, "t", 0);
+    assert_ptr_equal(sup_core_find_pid(m->core, 77), t);
+    assert_null(sup_core_find_pid(m->core, 77 + 1024));
+    finish(m, t);
+    assert_null(sup_core_find_pid(m->core, 77));  // the number may be given again
+    struct sup_task *other = start(m, "other", 0);
+    assert_ptr_equal(sup_core_find_pid(m->core, 77), other);
+}
+
+static void keeps_so_many_outputs(void **state) {
+    struct machine *m = *state;
+    struct sup_limits l = limits();
+    sup_core_free(m->core);
+    nl_buf_close(&m->said);
+    l.total_bytes_max = 10 * SUP_FORGOTTEN_MAX;
+    open_with(m, &l);
+    for (unsigned i = 0; i < SUP_FORGOTTEN_MAX; i++) {
+        struct sup_task *t;
+        char id[20];
+        snprintf(id, sizeof id, "f%u", i);
+        assert_int_equal(sup_core_restore(m->core, id, 1, &t), NL_OK);
+        t->phase = SUP_FORGOTTEN;
+        t->out[0].end = 1;
+    }
+    EXPECT(m, "", .type = SUP_EV_RECOVER);
+    struct sup_task *t = start(m, "t", 0);
+    EXPECT(m, "read(t.1 out 100)", .type = SUP_EV_READABLE, .task = t, .stream = 0);
+    EXPECT(m, "", .type = SUP_EV_OUTPUT, .task = t, .stream = 0, .bytes = 1);
+    finish(m, t);
+    EXPECT(m, "journal-forgotten(t.1) delete-spool(f0.1)", .type = SUP_EV_FORGET, .id = "t",
+           .attempt = 1);
+}
+
 static void nothing_starts_without_a_durable_intent(void **state) {
     struct machine *m = *state;
     struct sup_task *t = run(m, "t", 0);
@@ -480,6 +528,9 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(life_of_a_task),
+        TEST(silent_task_is_spent_at_once),
+        TEST(finds_the_task_of_a_process),
+        TEST(keeps_so_many_outputs),
         TEST(nothing_starts_without_a_durable_intent),
         TEST(result_is_told_when_durable),
         TEST(cancel_before_the_start),

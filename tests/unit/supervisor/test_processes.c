@@ -359,6 +359,25 @@ static void many_at_once(void **state) {
     }
 }
 
+static void silent_task_has_no_files(void **state) {
+    static const uint8_t of_nothing[] = {0xe3, 0xb0, 0xc4, 0x42};
+    struct harness *h = *state;
+    char path[200];
+    harness_shell(h, "quiet", "exit 3");
+    const Nodelink__V1__TaskResult *r = harness_finished(h, "quiet");
+    assert_int_equal(r->exit_code, 3);
+    assert_int_equal(r->stdout_bytes, 0);
+    assert_int_equal(r->stdout_sha256.len, 32);
+    assert_int_equal(r->stderr_sha256.len, 32);
+    assert_memory_equal(r->stdout_sha256.data, of_nothing, sizeof of_nothing);
+    snprintf(path, sizeof path, "%s/spool/quiet.1", h->state_dir);
+    assert_int_not_equal(access(path, F_OK), 0);
+    harness_shell(h, "loud", "echo x >&2");
+    harness_finished(h, "loud");
+    harness_assert_output(h, "loud", "stderr", "x\n");
+    harness_assert_output(h, "loud", "stdout", "");
+}
+
 static bool is_forgotten(struct harness *h, void *id) {
     return harness_seen(h, id)->task->forgotten;
 }
@@ -396,6 +415,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         STARTED(exit_codes),
         STARTED(output_and_usage),
+        STARTED(silent_task_has_no_files),
         STARTED(argv_as_it_is),
         STARTED(environment),
         STARTED(clean_process),
