@@ -2,16 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/supervisor/child.h"
 #include "agent/supervisor/tree.h"
 #include "common/base/err.h"
 
@@ -32,6 +30,7 @@ void sup_spec_free(struct sup_spec *spec) {
     free_strings(spec->envp);
     free_strings(spec->candidates);
     free(spec->working_dir);
+    free(spec->child);
     free(spec);
 }
 
@@ -218,82 +217,6 @@ int sup_spec_new(const Nodelink__V1__SupRun *run, const struct sup_spec_context 
     return NL_OK;
 }
 
-// ---- the child -------------------------------------------------------------
-
-enum stage { STAGE_SETUP, STAGE_DIRECTORY, STAGE_PROGRAM };
-
-struct child_fds {
-    int null, out[2], status;
-};
-
-// From here to the exec only async-signal-safe calls, no allocation, no stdio.
-
-_Noreturn static void report_and_exit(int fd, enum stage stage) {
-    int32_t status[2] = {(int32_t)stage, errno};
-    ssize_t n = write(fd, status, sizeof status);
-    (void)n;  // the parent is gone: nobody to tell
-    _exit(127);
-}
-
-static void reset_signals(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_DFL;
-    for (int sig = 1; sig < NSIG; sig++) {
-        sigaction(sig, &action, NULL);  // fails for KILL, STOP and the C library's own
-    }
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-static void try_programs(const struct sup_spec *spec) {
-    int kept = ENOENT;
-    for (char **candidate = spec->candidates; *candidate != NULL; candidate++) {
-        execve(*candidate, spec->argv, spec->envp);
-        if (errno != ENOENT && errno != ENOTDIR) {
-            kept = errno;
-        }
-        if (errno != ENOENT && errno != ENOTDIR && errno != EACCES) {
-            break;
-        }
-    }
-    errno = kept;
-}
-
-// The status pipe is descriptor 3 and closes itself on exec; everything above goes.
-static int arrange_fds(const struct child_fds *fds) {
-    if (dup2(fds->null, 0) < 0 || dup2(fds->out[0], 1) < 0 || dup2(fds->out[1], 2) < 0) {
-        return -1;
-    }
-    if (fds->status != 3 && dup3(fds->status, 3, O_CLOEXEC) < 0) {
-        return -1;
-    }
-    return close_range(4, ~0u, 0);
-}
-
-_Noreturn static void run_child(const struct sup_spec *spec, const struct sup_spawn_base *base,
-                                const struct child_fds *fds, pid_t parent) {
-    // Until the exec this process has no mark by which a later supervisor could find it.
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) {
-        _exit(127);
-    }
-    setsid();
-    if (arrange_fds(fds) != 0) {
-        report_and_exit(fds->status, STAGE_SETUP);
-    }
-    umask(base->umask);
-    setrlimit(RLIMIT_NOFILE, &base->nofile);
-    if (spec->working_dir != NULL && chdir(spec->working_dir) != 0) {
-        report_and_exit(3, STAGE_DIRECTORY);
-    }
-    reset_signals();
-    prctl(PR_SET_PDEATHSIG, 0);
-    try_programs(spec);
-    report_and_exit(3, STAGE_PROGRAM);
-}
-
 // ---- the parent ------------------------------------------------------------
 
 static void close_all(int *fds, size_t n) {
@@ -305,14 +228,13 @@ static void close_all(int *fds, size_t n) {
     }
 }
 
-enum { OUT_R, OUT_W, ERR_R, ERR_W, STATUS_R, STATUS_W, NULL_FD, FD_COUNT };
+enum { OUT_R, OUT_W, ERR_R, ERR_W, STATUS_R, STATUS_W, FD_COUNT };
 
 static int open_fds(int fds[FD_COUNT]) {
     for (int i = 0; i < FD_COUNT; i++) {
         fds[i] = -1;
     }
-    fds[NULL_FD] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int rv = fds[NULL_FD];
+    int rv = 0;
     for (int i = OUT_R; i <= STATUS_R && rv >= 0; i += 2) {
         rv = pipe2(&fds[i], O_CLOEXEC);
         if (rv == 0) {
@@ -328,26 +250,41 @@ static int open_fds(int fds[FD_COUNT]) {
     return 0;
 }
 
-int sup_spawn(const struct sup_spec *spec, const struct sup_spawn_base *base, char reason[256],
+static pid_t start_child(struct sup_spec *spec, const struct sup_spawn_base *base,
+                         const int fds[FD_COUNT]) {
+    if (spec->child == NULL) {
+        spec->child = malloc(sizeof *spec->child);
+    }
+    if (spec->child == NULL) {
+        errno = ENOMEM;
+        return -1;
+    }
+    spec->child->request = (struct sup_child_request){
+        .candidates = spec->candidates,
+        .argv = spec->argv,
+        .envp = spec->envp,
+        .working_dir = spec->working_dir,
+        .base = base,
+        .in = base->null_fd,
+        .out = {fds[OUT_W], fds[ERR_W]},
+        .status = fds[STATUS_W],
+        .parent = getpid(),
+    };
+    return sup_child_start(spec->child);
+}
+
+int sup_spawn(struct sup_spec *spec, const struct sup_spawn_base *base, char reason[256],
               struct sup_spawned *ret) {
     int fds[FD_COUNT];
-    pid_t parent = getpid();
-    pid_t pid = -1;
-    if (open_fds(fds) == 0) {
-        pid = fork();
-    }
-    if (pid == 0) {
-        struct child_fds child = {fds[NULL_FD], {fds[OUT_W], fds[ERR_W]}, fds[STATUS_W]};
-        run_child(spec, base, &child, parent);
-    }
+    pid_t pid = open_fds(fds) == 0 ? start_child(spec, base, fds) : -1;
     if (pid < 0) {
         int kept = errno;
         snprintf(reason, 256, "can't make a process: %s", strerror(kept));
         close_all(fds, FD_COUNT);
         return nl_err_from_errno(kept);
     }
-    int ours[] = {fds[OUT_W], fds[ERR_W], fds[STATUS_W], fds[NULL_FD]};
-    close_all(ours, 4);
+    int ours[] = {fds[OUT_W], fds[ERR_W], fds[STATUS_W]};
+    close_all(ours, 3);
     *ret = (struct sup_spawned){.pid = pid,
                                 .start = sup_proc_start(pid),
                                 .status_fd = fds[STATUS_R],
@@ -360,9 +297,9 @@ void sup_spawn_explain(const struct sup_spec *spec, const uint8_t status[SUP_STA
     int32_t got[2];
     memcpy(got, status, sizeof got);
     const char *why = strerror(got[1]);
-    if (got[0] == STAGE_DIRECTORY) {
+    if (got[0] == SUP_CHILD_DIRECTORY) {
         snprintf(reason, 256, "working directory '%.160s': %s", spec->working_dir, why);
-    } else if (got[0] == STAGE_PROGRAM) {
+    } else if (got[0] == SUP_CHILD_PROGRAM) {
         snprintf(reason, 256, "program '%.160s': %s", spec->argv[0], why);
     } else {
         snprintf(reason, 256, "can't set the process up: %s", why);

@@ -301,6 +301,7 @@ static void fill_standard_fds(void) {
 
 static void prepare_process(struct sup_driver *d) {
     fill_standard_fds();
+    d->spawn_base.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     d->spawn_base.umask = umask(077);
     getrlimit(RLIMIT_NOFILE, &d->spawn_base.nofile);
     struct rlimit raised = d->spawn_base.nofile;
@@ -397,6 +398,9 @@ static void stop(struct sup_driver *d) {
     sup_core_free(d->core);
     sup_journal_close(d->journal);
     free(d->buffer);
+    if (d->spawn_base.null_fd >= 0) {
+        close(d->spawn_base.null_fd);
+    }
     if (d->spool_fd >= 0) {
         close(d->spool_fd);
     }
