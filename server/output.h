@@ -13,7 +13,7 @@
 
 #include "server/server.h"
 
-enum { NL_OUTPUT_WINDOW = 1024 * 1024, NL_OUTPUT_CHUNK_MAX = 64 * 1024 };
+enum { NL_OUTPUT_WINDOW = 1024 * 1024, NL_OUTPUT_CHUNK_MAX = 256 * 1024 };
 enum nl_stream { NL_STDOUT, NL_STDERR };
 
 enum nl_output_why {

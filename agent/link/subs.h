@@ -13,7 +13,7 @@
 #include "agent/link/tasks.h"
 
 // Payload bytes of one frame.
-#define NL_LINK_CHUNK_BYTES_MAX (64u * 1024u)
+#define NL_LINK_CHUNK_BYTES_MAX (256u * 1024u)
 #define NL_LINK_SUB_BUCKETS 256u
 
 struct nl_link_sub {

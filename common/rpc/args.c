@@ -13,7 +13,9 @@
 #define HANDSHAKE_TIMEOUT_MS 10000
 #define METADATA_BYTES_MAX (16 * 1024)
 // What one stream may have in flight towards us beyond the posted RECV.
-#define LOOKAHEAD_BYTES (128 * 1024)
+#define LOOKAHEAD_BYTES (256 * 1024)
+// gRPC's default of 16 KiB cuts a chunk of output into 16 frames, each with its own reads.
+#define FRAME_BYTES_MAX (256 * 1024)
 
 static void add_int(struct nl_rpc_args *args, const char *key, int value) {
     assert(args->count < NL_RPC_ARGS_MAX);
@@ -45,6 +47,7 @@ static void add_common(struct nl_rpc_args *args, const struct nl_rpc_limits *lim
     // The probe grows a stream's window to megabytes that nobody asked for.
     add_int(args, GRPC_ARG_HTTP2_BDP_PROBE, 0);
     add_int(args, GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES);
+    add_int(args, GRPC_ARG_HTTP2_MAX_FRAME_SIZE, FRAME_BYTES_MAX);
 }
 
 void nl_rpc_args_server(struct nl_rpc_args *args, const struct nl_rpc_server_options *options,

@@ -123,7 +123,7 @@ class Stream:
                 for i, offset in enumerate((r.stdout_offset, r.stderr_offset)):
                     if parts[i]:
                         assert at[i] in (None, offset), "gap or repetition inside a subscription"
-                        assert len(parts[i]) <= 65536
+                        assert len(parts[i]) <= 256 * 1024
                         data[i] += parts[i]
                         at[i] = offset + len(parts[i])
         return data[0], data[1], end

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "agent/link/subs.h"
 #include "tests/unit/link/fixture.h"
 
 #define RUNNING NODELINK__V1__TASK_REF__PHASE__RUNNING
@@ -77,17 +78,17 @@ static void big_output_goes_in_chunks(void **state) {
     struct fixture f;
     fx_init(&f, "a:1");
     fx_up(&f, 1);
-    with_task(&f, "t", 200000);
+    with_task(&f, "t", 800000);
     fx_open(&f, 1, 1, "t", 0, UINT64_MAX);
     uint64_t at = 0;
     struct nl_link_output output;
     while (nl_link_core_output_next(f.core, &output)) {
         assert_int_equal(output.offset, at);
-        assert_in_range(output.len, 1, 65536);
+        assert_in_range(output.len, 1, NL_LINK_CHUNK_BYTES_MAX);
         at += output.len;
         fx_output_sent(&f);
     }
-    assert_int_equal(at, 200000);
+    assert_int_equal(at, 800000);
     fx_credit(&f, 1, 1, UINT64_MAX);  // over the top: no wrap
     fx_close(&f);
 }
@@ -101,11 +102,11 @@ static void readers_take_turns(void **state) {
     with_task(&f, "small", 10);
     fx_open(&f, 1, 1, "big", 0, UINT64_MAX);
     fx_open(&f, 1, 2, "small", 0, UINT64_MAX);
-    expect_chunk(&f, 0, 65536);
+    expect_chunk(&f, 0, NL_LINK_CHUNK_BYTES_MAX);
     fx_output_sent(&f);
     expect_chunk(&f, 0, 10);
     fx_output_sent(&f);
-    expect_chunk(&f, 65536, 65536);
+    expect_chunk(&f, NL_LINK_CHUNK_BYTES_MAX, NL_LINK_CHUNK_BYTES_MAX);
     fx_close(&f);
 }
 

@@ -396,7 +396,7 @@ class Watch:
                                                     (e.stderr_offset, e.stderr))):
                     if data:
                         assert offset == self.offsets[i], (offset, self.offsets)
-                        assert len(data) <= 64 << 10
+                        assert len(data) <= 256 << 10
                         self.offsets[i] += len(data)
                         self.out[i] += data
                 self.ended = self.ended or e.end
