@@ -28,6 +28,7 @@ class Run:
     samples: list = dataclasses.field(default_factory=list)  # observe.Sample
     took_effect: dict = dataclasses.field(default_factory=dict)  # kind of fault -> count
     faults_due: bool = True  # the run was meant to have faults
+    tasks_due: int = None  # so many tasks were to be acknowledged; None: as many as there was time
     deaths: list = dataclasses.field(default_factory=list)  # processes that ended by themselves
     log_findings: str = ""  # assertions and sanitizer reports in the logs
     harness_errors: list = dataclasses.field(default_factory=list)
@@ -197,7 +198,7 @@ def check_results(run):
 def check_output(run):
     """P5: readers got every byte, in order, across failovers."""
     problems, unknowns = [], []
-    whole = resumed = gaps = 0
+    whole = resumed = gaps = size = 0
     for call, end in pairs(run.ops):
         if call.f != "watch":
             continue
@@ -207,10 +208,13 @@ def check_output(run):
             continue
         v, want = end.value, evidence.expected(task)
         resumed += v["resumed"] > 0
+        size += v.get("bytes", 0)
         if v["unexpected"]:
             problems.append(f"{task}: {v['unexpected']}")
         if v["skips"] and not v["gaps"]:
             problems.append(f"{task}: bytes skipped in silence: {v['skips']}")
+        elif v.get("wrong"):
+            problems.append(f"{task}: other bytes than the command wrote: {v['wrong']}")
         elif v["gaps"]:
             # Nothing was dropped on purpose in these runs: a gap that is said is a loss, too.
             gaps += 1
@@ -219,7 +223,54 @@ def check_output(run):
             problems.append(f"{task}: other bytes than the command wrote")
         else:
             whole += 1
-    return verdict(problems, unknowns, whole=whole, resumed=resumed, gaps=gaps)
+    return verdict(problems, unknowns, whole=whole, resumed=resumed, gaps=gaps, bytes=size)
+
+
+# ---- the delivery contract, task by task --------------------------------------------
+
+
+def check_tasks(run):
+    """Each acknowledged task is put into one class by its commands' journal, what all nodes say of
+    it, and what readers got. All but `good` are problems; what was not seen is unknown."""
+    found = {k: [] for k in ("good", "lost", "twice", "corrupted", "different", "unknown")}
+    starts = collections.Counter(l.task for l in run.journal if l.kind == "start")
+    done = {l.task: l for l in run.journal if l.kind == "end"}
+    seen, reads = all_seen(run), collections.defaultdict(list)
+    for call, end in pairs(run.ops):
+        if call.f == "watch":
+            reads[call.value["task"]].append(end.value if end and end.type == OK else None)
+    order = acknowledged(run)
+    pruned = set(order[: max(0, len(order) - run.retention)])
+    for task in order:
+        states = [s for of_node in seen.get(task, {}).values() for s in of_node]
+        if task in pruned and not states:  # before anybody looked
+            found["unknown"].append(task)
+            continue
+        found[_class_of(task, starts[task], done.get(task), states, reads[task])].append(task)
+    problems = [f"{k}: {t}" for k in ("lost", "twice", "corrupted", "different") for t in found[k]]
+    return verdict(problems, found["unknown"], **{k: len(v) for k, v in found.items()})
+
+
+def _class_of(task, starts, done, states, reads):
+    want = evidence.expected(task)
+    state = "completed" if want.exit_code == 0 else "failed"
+    good = (state, want.exit_code, want.stdout_size, want.stdout_sha, want.stderr_sha)
+    if starts > 1:
+        return "twice"
+    if starts == 0 or done is None or not states:
+        return "lost"
+    if len({(s.outcome(), s.version) for s in states}) > 1:
+        return "different"
+    if states[0].outcome() != good or (done.sha, done.exit_code) != (
+        want.stdout_sha,
+        want.exit_code,
+    ):
+        return "corrupted"
+    if not reads or None in reads:
+        return "unknown"
+    shas = {(r["stdout"], r["stderr"]) for r in reads}
+    said = any(r["gaps"] or r["skips"] or r.get("wrong") for r in reads)
+    return "corrupted" if said or shas != {good[3:]} else "good"
 
 
 # ---- P4: reads -------------------------------------------------------------------
@@ -389,8 +440,12 @@ def check_run(run):
     info = sum(op.type == INFO for op in submitted)
     if run.faults_due and not any(run.took_effect.values()):
         problems.append("no fault took effect")
+    if run.faults_due:
+        problems += [f"no {k} took effect" for k, n in run.took_effect.items() if n == 0]
     if ok == 0:
         problems.append("no submit went through")
+    if run.tasks_due is not None and len(acknowledged(run)) != run.tasks_due:
+        problems.append(f"{len(acknowledged(run))} acknowledged tasks of {run.tasks_due}")
     ends = sum(op.type != "invoke" for op in submitted)
     return verdict(
         problems,
@@ -408,6 +463,7 @@ CHECKERS = {
     "one-end": check_one_end,
     "nothing-else": check_nothing_else,
     "nodes-equal": check_nodes_equal,
+    "tasks": check_tasks,
     "starts": check_starts,
     "results": check_results,
     "output": check_output,

@@ -186,7 +186,7 @@ class Observer:
         """Not the nemesis's doing, neither now nor when the pids were read."""
         if alive(pid) or name in self.on_purpose():
             return False
-        try:
-            return self.cluster.node(name)["pid"] == pid
-        except StopIteration:
-            return True
+        config = self.cluster.config()
+        now = {n["name"]: n["pid"] for n in config["nodes"]}
+        now.update({f"{a['id']}.link": a["pid"] for a in config["agents"]})
+        return now.get(name, pid) == pid

@@ -14,6 +14,7 @@ from observe import Hash, Sample, Seen
 REST = [
     "took_effect",
     "faults_due",
+    "tasks_due",
     "deaths",
     "log_findings",
     "harness_errors",

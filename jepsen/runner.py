@@ -26,13 +26,15 @@ TASK = pathlib.Path(os.environ.get("NL_JEPSEN_TASK", BIN.parent / "tests/jepsen_
 def settings(args):
     """Snapshots and pruning happen all the time, and memory has a level that it must keep."""
     ours = [f"retention-count={args.retention}", "snapshot-threshold=1024", "snapshot-trailing=256"]
-    return ours + args.set, ["spool-keep=2m"]
+    # Of N tasks every byte is read, however late.
+    return ours + args.set, [f"spool-keep={'1h' if args.tasks else '2m'}"]
 
 
 def run(name, args, make_nemesis):
     """make_nemesis(cluster, history, args): a nemesis, or None. Returns the exit code."""
     store = report.Store(args.store, name)
-    store.say(f"seed {args.seed}, {args.minutes} minutes, into {store.dir}")
+    length = f"{args.tasks} tasks" if args.tasks else f"{args.minutes} minutes"
+    store.say(f"seed {args.seed}, {length}, into {store.dir}")
     assert TASK.exists(), f"{TASK} is not built"
     sets, agent_sets = settings(args)
     cluster = Cluster(args.nodes, args.agents, sets, agent_sets, keep=True)
@@ -70,23 +72,23 @@ def one_run(cluster, args, make_nemesis, store):
         args.rate,
         args.seed,
         clients=args.concurrency,
+        count=args.tasks,
+        kind=workload.COUNTED if args.tasks else workload.TIMED,
     )
     nemesis = make_nemesis(cluster, history, args)
-    watcher = observe.Observer(cluster, lambda: {nemesis.down} if nemesis else set())
+    watcher = observe.Observer(cluster, lambda: nemesis.down if nemesis else set())
     run = checkers.Run(
         retention=args.retention,
         faults_due=nemesis is not None,
+        tasks_due=args.tasks,
         warm_up_s=warm_up(args),
         gap_limit_s=10.0 * SLOW,
     )
-    begin, seconds = time.monotonic_ns(), args.minutes * 60
+    begin = time.monotonic_ns()
     watcher.start()
     load.start()
-    progress(store, history, QUIET_S, after=seconds - QUIET_S)
-    if nemesis:
-        nemesis.start()
-    progress(store, history, seconds - QUIET_S)
-    run.loaded = (begin, time.monotonic_ns())
+    loaded(args, store, history, load, nemesis)
+    run.loaded = (begin, last_submit(history) if args.tasks else time.monotonic_ns())
     if nemesis:
         store.say("heal")
         nemesis.stop()
@@ -107,15 +109,30 @@ def warm_up(args):
     return {"": max(60, 1.2 * args.retention / args.rate), "supervisor": supervisors}
 
 
-def progress(store, history, seconds, after=0):
-    """Waits for that much of the run, which then goes on for `after` seconds."""
+def loaded(args, store, history, load, nemesis):
+    """The load: quiet, then with faults, for the time or until all tasks are done."""
+    seconds = float("inf") if args.tasks else args.minutes * 60
+    progress(store, history, load, QUIET_S, after=seconds - QUIET_S)
+    if nemesis:
+        nemesis.start()
+    progress(store, history, load, seconds - QUIET_S)
+
+
+def last_submit(history):
+    """When it ended: what is left of a load of N tasks is readers only."""
+    return max((o.time for o in list(history.ops) if o.f == "submit"), default=0)
+
+
+def progress(store, history, load, seconds, after=0):
+    """Waits for that much of the run, which then goes on for `after` seconds; not longer than the
+    clients work."""
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, PROGRESS_S))  # the run's own length
+    while (left := end - time.monotonic()) > 0 and load.busy(min(left, PROGRESS_S)):
         ops = history.ops
         ends = {t: sum(o.f == "submit" and o.type == t for o in ops) for t in (OK, FAIL, INFO)}
         left = max(0, end - time.monotonic()) + after
-        store.say(f"submits {ends}, {left / 60:.1f} minutes to go")
+        to_go = f"{left / 60:.1f} minutes" if load.count is None else f"{load.left()} tasks"
+        store.say(f"submits {ends}, {to_go} to go")
 
 
 def recover(cluster, run, store):

@@ -8,7 +8,8 @@
 //   start TASK ATTEMPT PID CLOCK_MONOTONIC_NS
 //   end TASK ATTEMPT PID CLOCK_MONOTONIC_NS SHA256_OF_STDOUT EXIT_CODE
 // Sizes, delay and exit code come from SHA-256(TASK); byte i of a stream is byte i % 32 of
-// SHA-256(TASK ":" STREAM ":" (i / 32)).
+// SHA-256(TASK ":" STREAM ":" (i / 32)). A TASK named drip-... writes more, and in more pieces, so
+// that faults fall into the middle of its output.
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -26,6 +27,8 @@ enum {
     TASK_MAX = 128,
     STDOUT_MASK = 0xfff,        // up to 4 KiB
     STDOUT_LARGE = 256 * 1024,  // more, of one in 64
+    DRIP_MASK = 0x3fff,         // up to 16 KiB
+    DRIP_LARGE = 2048 * 1024,   // more, of one in 64
     EVIDENCE_FAILED = 99,       // no evidence: the run must see that something is wrong
 };
 
@@ -33,7 +36,8 @@ struct plan {
     const char *task;
     const char *attempt;
     size_t stdout_size, stderr_size;
-    unsigned delay_ms;
+    unsigned delay_ms;  // in all, between the pieces
+    unsigned pieces;    // of stdout
     int exit_code;
 };
 
@@ -46,10 +50,12 @@ static void make_plan(struct plan *plan) {
     if (!digest(plan->task, strlen(plan->task), d)) {
         exit(EVIDENCE_FAILED);
     }
-    plan->stdout_size = (size_t)((d[0] | d[1] << 8) & STDOUT_MASK);
-    plan->stdout_size += d[2] % 64 == 0 ? STDOUT_LARGE : 0;
+    bool drip = strncmp(plan->task, "drip-", 5) == 0;
+    plan->stdout_size = (size_t)((d[0] | d[1] << 8) & (drip ? DRIP_MASK : STDOUT_MASK));
+    plan->stdout_size += d[2] % 64 > 0 ? 0 : drip ? DRIP_LARGE : STDOUT_LARGE;
     plan->stderr_size = d[3];
-    plan->delay_ms = d[4] % 16 == 0 ? d[5] * 12U : d[5] / 4U;
+    plan->pieces = drip ? 8 : 2;
+    plan->delay_ms = d[4] % 16 > 0 ? d[5] / 4U : d[5] * (drip ? 40U : 12U);
     plan->exit_code = d[6] % 4 == 0 ? d[7] % 90 : 0;
 }
 
@@ -92,17 +98,24 @@ static void make_bytes(const char *task, const char *stream, size_t from, size_t
     }
 }
 
-// One half before the pause and one after it, so that some output is on its way when a node dies.
+// Pauses between the pieces, so that some output is on its way when a process dies.
 static void put_output(const struct plan *plan, uint8_t *out) {
     uint8_t err[256];
-    struct timespec pause = {plan->delay_ms / 1000, (long)(plan->delay_ms % 1000) * 1000000};
-    size_t half = plan->stdout_size / 2;
+    unsigned ms = plan->delay_ms / (plan->pieces - 1);
+    struct timespec pause = {ms / 1000, (long)(ms % 1000) * 1000000};
     make_bytes(plan->task, "out", 0, plan->stdout_size, out);
     make_bytes(plan->task, "err", 0, plan->stderr_size, err);
-    write_all(STDOUT_FILENO, out, half);
-    nanosleep(&pause, NULL);
-    write_all(STDERR_FILENO, err, plan->stderr_size);
-    write_all(STDOUT_FILENO, out + half, plan->stdout_size - half);
+    for (size_t i = 0; i < plan->pieces; i++) {
+        size_t from = plan->stdout_size * i / plan->pieces;
+        size_t to = plan->stdout_size * (i + 1) / plan->pieces;
+        write_all(STDOUT_FILENO, out + from, to - from);
+        if (i + 1 < plan->pieces) {
+            nanosleep(&pause, NULL);
+        }
+        if (i == 0) {
+            write_all(STDERR_FILENO, err, plan->stderr_size);
+        }
+    }
 }
 
 int main(int argc, char **argv) {

@@ -3,9 +3,13 @@ proves nothing. No cluster, no clock."""
 
 import copy
 import dataclasses
+import os
 import pathlib
+import random
+import socket
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -13,10 +17,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests/integration")]
 
 import checkers  # noqa: E402
+import connections  # noqa: E402
 import evidence  # noqa: E402
 import history  # noqa: E402
+import nemesis  # noqa: E402
 import report  # noqa: E402
 import runner  # noqa: E402
+import workload  # noqa: E402
 from checkers import Run  # noqa: E402
 from evidence import Line  # noqa: E402
 from history import FAIL, INFO, INVOKE, OK, Op  # noqa: E402
@@ -204,6 +211,10 @@ def output_gap(run):
     change(run.ops, OK, "watch", "t1", gaps=["gone"])
 
 
+def other_bytes(run):
+    change(run.ops, OK, "watch", "t1", wrong=["stdout: 5 bytes at 10"])
+
+
 def read_is_behind_a_submit(run):
     change(run.ops, OK, "read", "t2", found=False, version=0, index=0)
 
@@ -265,6 +276,14 @@ def no_fault_took_effect(run):
     run.took_effect = {"kill": 0}
 
 
+def one_kind_took_no_effect(run):
+    run.took_effect = {"kill": 1, "cut": 0}
+
+
+def fewer_tasks_than_due(run):
+    run.tasks_due = 5
+
+
 def nothing_went_through(run):
     run.ops = [op for op in run.ops if op.value["task"] in ("t4", "t5")]
     run.journal, run.ended = [], []
@@ -295,6 +314,7 @@ PLANTED = [
     (output_differs, "output"),
     (output_skips, "output"),
     (output_gap, "output"),
+    (other_bytes, "output"),
     (read_is_behind_a_submit, "reads"),
     (read_index_goes_back, "reads"),
     (read_version_goes_back, "reads"),
@@ -308,6 +328,8 @@ PLANTED = [
     (strange_error, "errors"),
     (strange_error_of_a_read, "errors"),
     (no_fault_took_effect, "run"),
+    (one_kind_took_no_effect, "run"),
+    (fewer_tasks_than_due, "run"),
     (nothing_went_through, "run"),
 ]
 
@@ -320,6 +342,37 @@ def test_planted_defect_is_found(plant, checker):
     assert judged["valid"] is False
     assert judged[checker]["valid"] is False, judged
     assert judged[checker]["problems"]
+
+
+# ---- the class of each task ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "plant,kind",
+    [
+        (lost, "lost"),
+        (never_ended, "lost"),
+        (never_started, "lost"),
+        (command_never_ended, "lost"),
+        (started_twice, "twice"),
+        (second_attempt, "twice"),
+        (second_end, "different"),
+        (end_changed_version, "different"),
+        (wrong_exit_code, "corrupted"),
+        (wrong_digest, "corrupted"),
+        (wrong_total, "corrupted"),
+        (output_differs, "corrupted"),
+        (output_skips, "corrupted"),
+        (output_gap, "corrupted"),
+        (other_bytes, "corrupted"),
+    ],
+)
+def test_class_of_a_task(plant, kind):
+    run = good_run()
+    plant(run)
+    judged = checkers.check_tasks(run)
+    assert judged["valid"] is False and judged["problems"] == [f"{kind}: t1"]
+    assert (judged["good"], judged[kind]) == (3, 1)
 
 
 # ---- unknown is never a pass -----------------------------------------------------
@@ -353,7 +406,9 @@ def no_read(run):
     "plant,checker",
     [
         (unread_output, "output"),
+        (unread_output, "tasks"),
         (pruned_before_anybody_looked, "one-end"),
+        (pruned_before_anybody_looked, "tasks"),
         (no_hash_compared, "nodes-equal"),
         (harness_failed, "run"),
         (no_read, "reads"),
@@ -464,10 +519,10 @@ def test_edn():
 
 def test_the_command_does_what_is_expected_of_it(tmp_path):
     journal, kinds = tmp_path / "journal", {}
-    for i in range(300):  # both exit codes, both sizes
-        want = evidence.expected(f"t-{i}")
-        kinds.setdefault((want.exit_code > 0, want.stdout_size > 4096), f"t-{i}")
-    assert len(kinds) >= 3
+    for task in (f"{p}-{i}" for p in ("t", "drip") for i in range(300)):
+        want = evidence.expected(task)  # both exit codes, all sizes
+        kinds.setdefault((want.exit_code > 0, want.stdout_size.bit_length() // 2), task)
+    assert {k for _, k in kinds} >= {6, 7, 9, 11}
     for task in kinds.values():
         env = {"NODELINK_TASK_ID": task, "NODELINK_ATTEMPT": "1"}
         r = subprocess.run([runner.TASK, journal, task], env=env, capture_output=True)
@@ -483,6 +538,53 @@ def test_the_command_does_what_is_expected_of_it(tmp_path):
             want.stdout_sha,
         )
         assert start.time < end.time and end.exit_code == want.exit_code
+
+
+def test_received_bytes_are_compared():
+    want = evidence.stream("t0", "out", evidence.expected("t0").stdout_size)
+    event = types.SimpleNamespace
+    for data, at, wrong, skips in (
+        (want[:9], 0, 0, 0),
+        (want[1:9], 0, 1, 0),
+        (want[9:12], 9, 0, 1),
+        (want + b"x", 0, 1, 0),
+    ):
+        got = workload.Received("t0")
+        got.take(
+            event(
+                stdout=data,
+                stdout_offset=at,
+                stderr=b"",
+                stderr_offset=0,
+                end=False,
+                HasField=lambda name: False,
+            )
+        )
+        fields = got.fields()
+        assert (len(fields["wrong"]), len(fields["skips"])) == (wrong, skips), (at, fields)
+
+
+@pytest.mark.skipif(not connections.possible(), reason="takes CAP_NET_ADMIN")
+def test_connections_are_found_and_cut():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mine = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+        port = server.getsockname()[1]
+        found = [c for c in connections.of_process(os.getpid()) if c.remote[1] == port]
+        assert [c.local[1] for c in found] == [mine.getsockname()[1]]
+        assert connections.cut(found[0]) and not connections.cut(found[0])
+        for s in (mine, other):
+            with pytest.raises(ConnectionError):
+                s.recv(1)
+            s.close()
+
+
+def test_each_kind_comes_before_one_comes_again():
+    faults = [types.SimpleNamespace(name=n) for n in "abc"]
+    lane = nemesis.Lane(faults, 1, random.Random(5), None)
+    names = [lane._next().name for _ in range(30)]
+    assert all(sorted(names[i : i + 3]) == ["a", "b", "c"] for i in range(0, 30, 3))
+    assert len({"".join(names[i : i + 3]) for i in range(0, 30, 3)}) > 1
 
 
 def test_the_command_refuses_to_run_without_evidence(tmp_path):

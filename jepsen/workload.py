@@ -5,6 +5,7 @@ into the history only; checkers.py judges it.
 """
 
 import collections
+import dataclasses
 import hashlib
 import itertools
 import random
@@ -13,6 +14,7 @@ import time
 
 import grpc
 
+import evidence
 from harness import SLOW, stubs
 from history import FAIL, INFO, OK, Client
 
@@ -29,6 +31,20 @@ SUBMIT_TRIES = 20
 WATCH_S = 90
 RECENT = 200
 READERS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """prefix: of the tasks' ids; task.c makes the output by it. insist: what certainly did not
+    happen is asked for again, too. again: this share of outputs is read once more after the end."""
+
+    prefix: str = "k"
+    insist: bool = False
+    again: float = 0.0
+
+
+TIMED = Kind()
+COUNTED = Kind(prefix="drip-", insist=True, again=0.25)
 
 
 def error_of(error):
@@ -90,8 +106,10 @@ class Tasks:
         count=None,
         read_rate=20,
         patience=1.0,
+        kind=TIMED,
     ):
         self.history, self.command, self.seed = history, command, seed
+        self.count, self.kind = count, kind
         self.call_s, self.stream_s = CALL_S * patience, STREAM_S * patience
         self.agents = [a["id"] for a in cluster.config()["agents"]]
         self.nodes = Nodes(cluster)
@@ -99,8 +117,8 @@ class Tasks:
         self.numbers = itertools.count()
         self.recent = collections.deque(maxlen=RECENT)
         self.errors = []  # of the harness itself
-        pace, read_pace = Pace(rate, self.stopped, count), Pace(read_rate, self.stopped)
-        self.submitters = [self._thread(self._submitter, pace, i) for i in range(clients)]
+        self.pace, read_pace = Pace(rate, self.stopped, count), Pace(read_rate, self.stopped)
+        self.submitters = [self._thread(self._submitter, self.pace, i) for i in range(clients)]
         self.readers = [self._thread(self._reader, read_pace, i) for i in range(READERS)]
 
     def _thread(self, target, pace, i):
@@ -119,6 +137,16 @@ class Tasks:
     def start(self):
         for t in self.submitters + self.readers:
             t.start()
+
+    def busy(self, seconds):
+        """Waits so long at most; False: all of `count` are done."""
+        end = time.monotonic() + seconds
+        for t in self.submitters:
+            t.join(max(0, end - time.monotonic()))
+        return any(t.is_alive() for t in self.submitters)
+
+    def left(self):
+        return self.pace.left
 
     def finish(self):
         """Waits until all of `count` are done."""
@@ -140,7 +168,7 @@ class Tasks:
     # ---- submit ---------------------------------------------------------------
 
     def _submitter(self, client, rng):
-        task = f"k{self.seed}-{next(self.numbers)}"
+        task = f"{self.kind.prefix}{self.seed}-{next(self.numbers)}"
         pb = stubs()["command"]
         spec = pb.TaskSpec(
             agent_id=rng.choice(self.agents), argv=self.command(task), wait_for_agent_ms=60000
@@ -151,7 +179,9 @@ class Tasks:
             if end == OK:
                 self.recent.append(task)
                 self._watch(client, rng, task)
-            if end != INFO:
+                if self.kind.again > 0 and rng.random() < self.kind.again:
+                    self._watch(client, rng, task)
+            if end == OK or (end == FAIL and not self.kind.insist):
                 return
             time.sleep(0.1)  # the pace of a client's retries
 
@@ -176,7 +206,7 @@ class Tasks:
     def _watch(self, client, rng, task):
         """Reads both streams to their ends, at another node from the same offset after an error."""
         client.invoke("watch", task=task)
-        out = Received()
+        out = Received(task)
         end = time.monotonic() + WATCH_S * SLOW
         nodes = rng.sample(self.nodes.names, len(self.nodes.names))
         while not out.ended and time.monotonic() < end:
@@ -238,30 +268,43 @@ class Tasks:
 
 
 class Received:
-    """Output as it came: offsets must follow each other without a gap."""
+    """Output as it came: offsets must follow each other without a gap, and each byte must be the
+    one that the command wrote there."""
 
-    def __init__(self):
+    def __init__(self, task):
+        want = evidence.expected(task)
+        self.want = {
+            "stdout": evidence.stream(task, "out", want.stdout_size),
+            "stderr": evidence.stream(task, "err", want.stderr_size),
+        }
         self.offset = {"stdout": 0, "stderr": 0}
         self.sha = {"stdout": hashlib.sha256(), "stderr": hashlib.sha256()}
-        self.gaps, self.skips, self.unexpected = [], [], []
+        self.gaps, self.skips, self.wrong, self.unexpected = [], [], [], []
         self.resumed, self.ended = 0, False
 
     def take(self, event):
         for name in ("stdout", "stderr"):
             data, at = getattr(event, name), getattr(event, f"{name}_offset")
-            if data and at != self.offset[name]:
-                self.skips.append(f"{name}: {at} after {self.offset[name]}")
             if data:
-                self.sha[name].update(data)
-                self.offset[name] = at + len(data)
+                self._data(name, data, at)
         if event.HasField("gap"):
             self.gaps.append(event.gap.reason)
         self.ended = self.ended or event.end
+
+    def _data(self, name, data, at):
+        if at != self.offset[name]:
+            self.skips.append(f"{name}: {at} after {self.offset[name]}")
+        if data != self.want[name][at : at + len(data)]:
+            self.wrong.append(f"{name}: {len(data)} bytes at {at}")
+        self.sha[name].update(data)
+        self.offset[name] = at + len(data)
 
     def fields(self):
         return {
             "stdout": self.sha["stdout"].hexdigest(),
             "stderr": self.sha["stderr"].hexdigest(),
+            "bytes": sum(self.offset.values()),
+            "wrong": self.wrong,
             "gaps": self.gaps,
             "skips": self.skips,
             "unexpected": self.unexpected,
