@@ -98,6 +98,12 @@ _Static_assert((int)NL_ROLE_UNAVAILABLE == (int)NL_RAFT_UNAVAILABLE &&
                    (int)NL_ROLE_LEARNER == (int)NL_RAFT_LEARNER,
                "the roles have the same numbers");
 
+static void tell_role(struct nl_cluster *cluster) {
+    const struct nl_raft_info *now = &cluster->info;
+    cluster->role_told = true;
+    cluster->events.on_role(cluster->user, public_role(now->role), now->term, now->leader);
+}
+
 static void note_role(struct nl_cluster *cluster) {
     struct nl_raft_info old = cluster->info;
     struct nl_raft_info *now = &cluster->info;
@@ -115,7 +121,7 @@ static void note_role(struct nl_cluster *cluster) {
     if (other_leader) {
         nl_read_leader_changed(cluster);
     }
-    cluster->events.on_role(cluster->user, public_role(now->role), now->term, now->leader);
+    tell_role(cluster);
 }
 
 static void on_step(void *user) {
@@ -201,6 +207,9 @@ static void on_prepare(uv_prepare_t *prepare) {
     if (cluster->closing) {
         begin_close(cluster);
         return;
+    }
+    if (!cluster->role_told) {  // the only voter leads when it is opened: no step changes that
+        tell_role(cluster);
     }
     // Answers first: what their callbacks propose or read goes along at once.
     nl_propose_answer(cluster);

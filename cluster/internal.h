@@ -251,7 +251,8 @@ struct nl_cluster {
 
     struct nl_cluster_peer_status peer_status;  // what nl_cluster_peer_next points to
 
-    bool opened;  // nl_cluster_open has returned it: effects are news
+    bool opened;     // nl_cluster_open has returned it: effects are news
+    bool role_told;  // on_role was called once
     bool closing, close_begun, raft_closed;
     void (*closed)(void *user);
     void *closed_user;

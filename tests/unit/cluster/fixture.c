@@ -30,10 +30,9 @@ static void on_restored(void *user) {
 }
 
 static void on_role(void *user, enum nl_cluster_role role, uint64_t term, uint64_t leader) {
-    (void)user;
-    (void)role;
     (void)term;
     (void)leader;
+    ((struct node *)user)->role = role;
 }
 
 static void on_fatal(void *user, const char *why) {

@@ -23,7 +23,8 @@ struct node {
     struct nl_rpc_server *server;
     bool cluster_closed, server_closed;
     unsigned restored;
-    uint64_t outcomes;  // effects seen, duplicates not counted
+    uint64_t outcomes;          // effects seen, duplicates not counted
+    enum nl_cluster_role role;  // as told; 0: not yet
     char dir[128];
     char raft_address[32], grpc_address[32], name[16];
 };

@@ -54,6 +54,11 @@ static void single_node(void **state) {
     struct result r;
     (void)state;
     start_all();
+    // It leads from the start on, and its user is told so: it has a leader's duties.
+    for (int turns = 0; f.nodes[0].role != NL_ROLE_LEADER && turns < 100; turns++) {
+        uv_run(&f.loop, UV_RUN_NOWAIT);
+    }
+    assert_int_equal(f.nodes[0].role, NL_ROLE_LEADER);
     make_agent(0);
     assert_int_equal(propose_register(&f, 0, "a", 0, &r), NL_OK);
     fixture_wait(&f, &r);
