@@ -155,3 +155,14 @@ def test_a_node_dies(cluster):
     assert r["connected"] == 30 and r["errors"] == 0
     assert r["streams_lost"] == r["usable"]["count"] == r["away"]["count"] > 0
     cluster.start(victim)
+
+
+def test_the_cluster_dies(cluster):
+    """It does not try to cancel thousands of tasks one by one where nobody answers. Very last."""
+    p = cluster.spawn("bench", "submit", "--clients", "64", "--duration", "60", "--warmup", "0")
+    wait_for("tasks of the benchmark", lambda: len(active(cluster)) >= 50)
+    for name in cluster.names():
+        cluster.kill(name)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode != 0 and "can't connect" in err, (p.returncode, err)

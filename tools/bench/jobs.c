@@ -6,7 +6,7 @@
 #include "common/base/err.h"
 #include "tools/bench/bench.h"
 
-enum { AT_ONCE = 128, CALL_MS = 30000 };
+enum { AT_ONCE = 128, CALL_MS = 10000 };
 
 struct round;
 
@@ -27,6 +27,7 @@ struct round {
     struct slot slots[AT_ONCE];
     size_t next, done, under_way;
     bool failed;
+    unsigned failed_in_a_row;
 };
 
 static const char *const DOING[] = {"create the token of", "revoke the token of", "cancel"};
@@ -62,7 +63,9 @@ static void on_done(void *user, const struct nl_client_error *error, ProtobufCMe
 
 static bool wanted(const struct round *round) {
     const struct nl_bench *b = round->bench;
-    bool stopped = round->jobs->cleaning ? b->abandoned : b->interrupted || round->failed;
+    // One that can't be cleaned up leaves the others; a cluster that is gone leaves them all.
+    bool stopped = round->jobs->cleaning ? b->abandoned || round->failed_in_a_row >= AT_ONCE
+                                         : b->interrupted || round->failed;
     return !stopped && round->next < round->jobs->n;
 }
 
@@ -84,6 +87,7 @@ static void start(struct slot *slot) {
 static void fail(struct slot *slot, const struct nl_client_error *error) {
     struct round *round = slot->round;
     char what[256];
+    round->failed_in_a_row++;
     if (round->failed) {
         return;
     }
@@ -101,7 +105,12 @@ static void on_done(void *user, const struct nl_client_error *error, ProtobufCMe
     bool gone = error != NULL && error->code == NL_RPC_NOT_FOUND && round->jobs->cleaning;
     if (error != NULL && !gone) {
         fail(slot, error);
-    } else if (round->jobs->done != NULL) {
+        nl_rpc_message_free(reply);
+        start(slot);
+        return;
+    }
+    round->failed_in_a_row = 0;
+    if (round->jobs->done != NULL) {
         const Nodelink__V1__CreateAgentTokenReply *token = (const void *)reply;
         bool has_token = reply != NULL && round->jobs->kind == NL_BENCH_CREATE_TOKEN;
         round->jobs->done(round->jobs->user, slot->job, has_token ? token->token : NULL);
