@@ -165,4 +165,4 @@ def test_the_cluster_dies(cluster):
         cluster.kill(name)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
-    assert p.returncode != 0 and "can't connect" in err, (p.returncode, err)
+    assert p.returncode != 0 and b"can't connect" in err, (p.returncode, err)
