@@ -200,6 +200,7 @@ static bool next_register(struct nl_session_core *core, struct nl_session_action
         r->labels = hello->labels;
         r->n_tasks = hello->n_tasks;
         r->tasks = hello->tasks;
+        r->next_epoch = hello->last_epoch + 1;
     }
     a->command.body_case = NODELINK__V1__COMMAND__BODY_AGENT_REGISTER;
     a->command.agent_register = r;

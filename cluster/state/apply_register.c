@@ -58,7 +58,7 @@ enum fate {
     FATE_KEEP,      // as it is
     FATE_DISPATCH,  // may be sent under the new epoch
     FATE_RUNNING,   // the journal says so
-    FATE_ADOPT,     // its result follows: only the epoch changes
+    FATE_ADOPT,     // only the epoch changes
     FATE_CANCEL,
     FATE_UNKNOWN,
     FATE_NO_RECORD,
@@ -72,7 +72,14 @@ static enum fate fate_of_listed(const struct nl_task *task, const Nodelink__V1__
 
 // The same journal without the task: it never got there, because the journal is written before
 // the fork. Only then is sending it again no second start.
-static enum fate fate_of_unlisted(const struct nl_task *task, bool same_journal) {
+static enum fate fate_of_unlisted(const struct nl_task *task, const Nodelink__V1__AgentRegister *m,
+                                  bool same_journal) {
+    bool too_early = m->next_epoch != 0 && task->epoch >= m->next_epoch;
+    if (task->started_ms != 0 && same_journal && too_early) {
+        // A registration that was long on its way: the agent has been with another node since it
+        // said this, and got the task there. It will register again.
+        return task->state == NL_TASK_UNKNOWN ? FATE_KEEP : FATE_ADOPT;
+    }
     if (task->started_ms != 0) {
         return FATE_NO_RECORD;
     }
@@ -82,17 +89,17 @@ static enum fate fate_of_unlisted(const struct nl_task *task, bool same_journal)
     return task->cancel_requested ? FATE_CANCEL : FATE_DISPATCH;
 }
 
-static enum fate fate_of(const struct nl_task *task, const struct journal *journal, bool extended,
-                         bool same_journal) {
+static enum fate fate_of(const struct nl_task *task, const struct journal *journal,
+                         const Nodelink__V1__AgentRegister *m, bool same_journal) {
     if (task->state == NL_TASK_PENDING) {
         return FATE_DISPATCH;
     }
-    if (!extended) {
+    if (!m->extended) {
         // It can't say what it knows, so nothing sent to it is ever sent again.
         return task->state == NL_TASK_UNKNOWN ? FATE_KEEP : FATE_UNKNOWN;
     }
     const Nodelink__V1__TaskRef *ref = journal_find(journal, task);
-    return ref != NULL ? fate_of_listed(task, ref) : fate_of_unlisted(task, same_journal);
+    return ref != NULL ? fate_of_listed(task, ref) : fate_of_unlisted(task, m, same_journal);
 }
 
 // Moves the task to `to` under `epoch`.
@@ -165,7 +172,7 @@ static int settle_tasks(struct nl_apply *a, uint32_t agent_slot, uint64_t epoch,
     while (rv == NL_OK && slot != NL_SLOT_NONE && nl_task_at(a->state, slot)->task.order < end) {
         uint32_t next = nl_task_active_next(a->state, slot);
         const struct nl_task *task = &nl_task_at(a->state, slot)->task;
-        rv = settle(a, slot, fate_of(task, &journal, m->extended, same_journal), epoch);
+        rv = settle(a, slot, fate_of(task, &journal, m, same_journal), epoch);
         slot = next;
     }
     free(journal.entries);

@@ -223,6 +223,7 @@ void rig_hello(struct rig *rig, uint32_t capacity, const char *running, const ch
     const char *ids[2] = {running, finished};
     hello.journal_id = nl_message_text("journal");
     hello.capacity = capacity;
+    hello.last_epoch = rig->last_epoch;
     hello.tasks = pointers;
     for (int i = 0; i < 2; i++) {
         if (ids[i] != NULL) {

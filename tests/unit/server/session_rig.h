@@ -22,6 +22,7 @@ struct rig {
     uint64_t now;
     char text[RIG_TEXT_MAX];                     // "register; welcome; run t1; finish t1#2; ..."
     uint32_t attempt;                            // of the agent's frames; 1
+    uint64_t last_epoch;                         // the highest that the agent says to have seen
     bool leave_orphans;                          // for rig_again
     uint64_t start_within_ms, finish_within_ms;  // of the last run
     int send_result;                             // of the next sends

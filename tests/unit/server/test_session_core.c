@@ -309,6 +309,25 @@ static void orphans_are_left_if_so_set(void **state) {
     }
 }
 
+// Its commit took so long that the agent got the task from another node since.
+static void a_late_hello_ends_no_task(void **state) {
+    (void)state;
+    rig_active(&rig, 0);
+    rig_submit(&rig, "t1");
+    rig_started(&rig, "t1");
+    rig_wait(&rig, 30);
+    rig_commit(&rig);
+    for (uint64_t seen = 0; seen < 3; seen += 2) {
+        rig_again(&rig);
+        rig.last_epoch = seen;
+        rig_kind(&rig, NL_SESSION_EV_AUTHORIZED);
+        rig_hello(&rig, 0, NULL, NULL);
+        rig_commit(&rig);
+        assert_int_equal(nl_state_task(rig.fx.state, "t1")->state,
+                         seen == 0 ? NL_TASK_RUNNING : NL_TASK_FAILED);
+    }
+}
+
 // ---- deadlines -------------------------------------------------------------
 
 static uint64_t wall_now(void) {
@@ -749,6 +768,7 @@ int main(void) {
         EXTENDED(the_next_attempt_follows_the_result),
         EXTENDED(attempts_do_not_overlap),
         EXTENDED(orphans_are_left_if_so_set),
+        EXTENDED(a_late_hello_ends_no_task),
         EXTENDED(a_deadline_goes_with_the_task),
         EXTENDED(a_task_that_waits_beyond_its_deadline_is_withdrawn),
         EXTENDED(a_lost_proposal_is_repeated),

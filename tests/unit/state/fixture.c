@@ -157,6 +157,8 @@ struct nl_outcome fx_register(struct fx *fx, struct fx_hello hello) {
     m.token_sha256.len = sizeof sha256;
     m.extended = !hello.stock;
     m.journal_id = (char *)(hello.journal != NULL ? hello.journal : "journal");
+    const struct nl_agent *agent = nl_state_agent(fx->state, hello.agent);
+    m.next_epoch = agent != NULL ? agent->epoch - hello.unseen + 1 : 1;
     if (hello.listed != NULL) {
         ref.task_id = (char *)hello.listed;
         ref.attempt = hello.attempt != 0 ? hello.attempt : 1;

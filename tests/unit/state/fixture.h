@@ -59,6 +59,7 @@ struct fx_hello {
     uint8_t token;        // 0: 1
     bool stock;
     const char *journal;  // NULL: "journal"
+    uint64_t unseen;      // so many of its last epochs it does not know of
     const char *listed;   // one task in its journal, or NULL
     uint32_t attempt;     // of it; 0: 1
     Nodelink__V1__TaskRef__Phase phase;

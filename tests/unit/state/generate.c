@@ -193,6 +193,7 @@ static void agent_register(struct generator *g, const struct nl_state *state, st
     m->capacity = (uint32_t)generator_below(g, 3);
     m->extended = chance(g, 75);
     m->journal_id = chance(g, 85) ? (char *)"journal" : words(g);
+    m->next_epoch = chance(g, 90) ? epoch_of(g, state, m->agent_id) + 1 : 0;
     m->n_tasks = journal(g, state, d, m->agent_id);
     for (size_t i = 0; i < m->n_tasks; i++) {
         d->ref_list[i] = &d->refs[i];

@@ -293,6 +293,12 @@ static void reconcile_extended(struct model *model, struct model_task *t, uint64
             t->epoch = epoch;
             change(model, t, t->state, t->reason);
         }
+    } else if (t->started_ms != 0 && same_journal && m->next_epoch != 0 &&
+               t->epoch >= m->next_epoch) {
+        if (t->state != NL_TASK_UNKNOWN) {
+            t->epoch = epoch;
+            change(model, t, t->state, t->reason);
+        }
     } else if (t->started_ms != 0) {
         lose(model, t, "the agent has no record of this task any more");
     } else if (!same_journal) {

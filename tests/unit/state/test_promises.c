@@ -31,6 +31,44 @@ static void test_p2_started_task_is_never_sent_again(void **unused) {
     fx_close(&fx);
 }
 
+// The agent said it before it got the task from another node, and that node was faster.
+static void test_p2_a_registration_that_comes_late_loses_no_task(void **unused) {
+    (void)unused;
+    static struct fx fx;
+    fx_open(&fx, NULL);
+    fx_agent(&fx, "a");
+    fx_submit(&fx, "t", "a", "true", 0);
+    fx_start(&fx, "t", "a", 1);
+    fx_register(&fx, (struct fx_hello){.agent = "a", .unseen = 1});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_RUNNING);
+    assert_int_equal(task_of(&fx, "t")->epoch, 2);
+    // The agent, which never heard of that epoch, registers again: now it knows.
+    fx_register(&fx,
+                (struct fx_hello){.agent = "a", .unseen = 1, .listed = "t", .phase = FINISHED});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_RUNNING);
+    fx_register(&fx, (struct fx_hello){.agent = "a"});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_FAILED);
+    fx_close(&fx);
+}
+
+static void test_p2_a_late_registration_leaves_unknown_alone(void **unused) {
+    (void)unused;
+    static struct fx fx;
+    fx_open(&fx, NULL);
+    fx_agent(&fx, "a");
+    fx_submit(&fx, "t", "a", "true", 0);
+    fx_start(&fx, "t", "a", 1);
+    fx_disconnect(&fx, "a", 1);
+    fx_unreachable(&fx, "a", 1);
+    fx_register(&fx, (struct fx_hello){.agent = "a", .unseen = 1});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_UNKNOWN);
+    assert_int_equal(task_of(&fx, "t")->epoch, 1);
+    // Another journal remembers nothing, whatever epoch it knows.
+    fx_register(&fx, (struct fx_hello){.agent = "a", .unseen = 2, .journal = "another"});
+    assert_int_equal(task_of(&fx, "t")->state, NL_TASK_FAILED);
+    fx_close(&fx);
+}
+
 // TaskStart may never have come: what the journal says counts as much.
 static void test_p2_a_start_known_from_the_journal_is_a_start(void **unused) {
     (void)unused;
@@ -368,6 +406,8 @@ static void test_p8_any_difference_is_a_conflict(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_p2_started_task_is_never_sent_again),
+        cmocka_unit_test(test_p2_a_registration_that_comes_late_loses_no_task),
+        cmocka_unit_test(test_p2_a_late_registration_leaves_unknown_alone),
         cmocka_unit_test(test_p2_a_start_known_from_the_journal_is_a_start),
         cmocka_unit_test(test_p2_unstarted_task_is_sent_again_only_with_the_same_journal),
         cmocka_unit_test(test_p2_two_agents_without_a_journal_id_have_not_the_same_journal),
