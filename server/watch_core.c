@@ -144,6 +144,21 @@ static bool gap_to(struct nl_watch_core *w, const uint64_t base[2], struct nl_wa
     return any;
 }
 
+static bool tail_follows(const struct nl_watch_core *w) {
+    return w->terminal && w->has_tail && w->next[0] >= w->tail[0] && w->next[1] >= w->tail[1];
+}
+
+// The source has nothing below its base; the tail may.
+static bool gap_of_source(struct nl_watch_core *w, const uint64_t base[2],
+                          struct nl_watch_gap *ret) {
+    uint64_t to[2];
+    for (int i = 0; i < 2; i++) {
+        bool kept = w->terminal && w->has_tail && w->tail[i] < base[i];
+        to[i] = kept ? w->tail[i] : base[i];
+    }
+    return gap_to(w, to, ret);
+}
+
 bool nl_watch_core_ended(struct nl_watch_core *w, uint64_t now_ms, const struct nl_output_end *end,
                          struct nl_watch_gap *ret_gap) {
     w->open = false;
@@ -157,12 +172,14 @@ bool nl_watch_core_ended(struct nl_watch_core *w, uint64_t now_ms, const struct 
             return false;
         case NL_OUTPUT_GAP:
             w->retry_at_ms = now_ms;
-            if (gap_to(w, end->base, ret_gap)) {
+            if (gap_of_source(w, end->base, ret_gap)) {
                 snprintf(w->why, sizeof w->why, "%s",
                          end->message[0] != '\0' ? end->message : "older output was dropped");
                 return true;
             }
-            broken(w, now_ms, "the source said gap where there is none");
+            if (!tail_follows(w)) {
+                broken(w, now_ms, "the source said gap where there is none");
+            }
             return false;
         case NL_OUTPUT_BROKEN:
             broken(w, now_ms, end->message);
@@ -209,7 +226,7 @@ static enum nl_watch_todo next_of_attempt(const struct nl_watch_core *w, uint64_
         bool quiet = w->no_follow && !w->terminal && now_ms >= w->quiet_at_ms;
         return quiet ? NL_WATCH_END : NL_WATCH_WAIT;
     }
-    if (w->terminal && w->has_tail && w->next[0] >= w->tail[0] && w->next[1] >= w->tail[1]) {
+    if (tail_follows(w)) {
         return NL_WATCH_TAIL;  // no need to ask the agent
     }
     enum nl_watch_todo todo = next_closed(w, now_ms);

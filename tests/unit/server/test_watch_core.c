@@ -300,6 +300,26 @@ static void a_tail_is_what_is_left_when_the_agent_is_gone(void **state) {
     assert_int_equal(gap.to[NL_STDOUT], 100);
 }
 
+// The agent is there, but dropped what it had of the output.
+static void a_gap_ends_where_the_tail_begins(void **state) {
+    (void)state;
+    begin(5, 0, false);
+    end_with_tail(100, 3, 20, 3);
+    nl_watch_core_opened(&w, 0);
+    struct nl_output_end end = {.why = NL_OUTPUT_GAP, .base = {100, 3}, .message = ""};
+    struct nl_watch_gap gap;
+    assert_true(nl_watch_core_ended(&w, 0, &end, &gap));
+    assert_int_equal(gap.from[NL_STDOUT], 5);
+    assert_int_equal(gap.to[NL_STDOUT], 80);
+    assert_int_equal(gap.to[NL_STDERR], 0);
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL);
+    begin(85, 0, false);  // asked before the end of the task was known here
+    nl_watch_core_opened(&w, 0);
+    end_with_tail(100, 3, 20, 3);
+    assert_false(nl_watch_core_ended(&w, 0, &end, &gap));
+    assert_int_equal(nl_watch_core_next(&w, 0), NL_WATCH_TAIL);
+}
+
 // ---- attempts --------------------------------------------------------------
 
 static Nodelink__V1__AttemptRecord first;
@@ -402,6 +422,7 @@ int main(void) {
         cmocka_unit_test(a_task_that_never_went_out_has_no_output),
         cmocka_unit_test(a_tail_that_has_it_all_needs_no_agent),
         cmocka_unit_test(a_tail_is_what_is_left_when_the_agent_is_gone),
+        cmocka_unit_test(a_gap_ends_where_the_tail_begins),
         cmocka_unit_test(a_reader_goes_on_with_the_next_attempt),
         cmocka_unit_test(one_attempt_only),
         cmocka_unit_test(a_lost_attempt_ends_with_a_gap_and_then_the_next_comes),
