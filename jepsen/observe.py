@@ -31,9 +31,16 @@ class Seen:
     attempt: int
     version: int
     time: int = 0  # ns, CLOCK_MONOTONIC, after the reply
+    late_results: int = 0
+    has_tail: bool = False  # the last output is kept with the task
+    rest: str = ""  # what else an end fixes for ever
 
     def outcome(self):
         return (self.state, self.exit_code, self.stdout_size, self.stdout_sha, self.stderr_sha)
+
+    def changes(self):
+        """Version at the end, if nothing changed since but late results that were counted."""
+        return self.version - self.late_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +73,9 @@ def seen_of(node, task):
         attempt=task.attempt,
         version=task.version,
         time=time.monotonic_ns(),
+        late_results=task.late_results,
+        has_tail=task.has_tail,
+        rest=f"signal {r.signal}, {task.started_ms}-{task.finished_ms} {task.reason!r}",
     )
 
 

@@ -130,6 +130,14 @@ def end_changed_version(run):
     run.ended.append(seen("t1", "n2", version=6))
 
 
+def end_changed_rest(run):
+    run.ended.append(seen("t1", "n2", rest="signal 0, 1-3 ''"))
+
+
+def tail_came_back(run):
+    run.ended.append(seen("t1", "n2", version=6, has_tail=True))
+
+
 def never_submitted(run):
     for n in NODES:
         run.final[n]["t9"] = seen("t9", n)
@@ -296,6 +304,8 @@ PLANTED = [
     (never_ended, "one-end"),
     (second_end, "one-end"),
     (end_changed_version, "one-end"),
+    (end_changed_rest, "one-end"),
+    (tail_came_back, "one-end"),
     (never_submitted, "nothing-else"),
     (never_submitted_but_started, "nothing-else"),
     (failed_but_there, "nothing-else"),
@@ -358,6 +368,7 @@ def test_planted_defect_is_found(plant, checker):
         (second_attempt, "twice"),
         (second_end, "different"),
         (end_changed_version, "different"),
+        (end_changed_rest, "different"),
         (wrong_exit_code, "corrupted"),
         (wrong_digest, "corrupted"),
         (wrong_total, "corrupted"),
@@ -433,6 +444,13 @@ def test_an_unknown_submit_may_have_happened():
     run.journal.append(Line("start", "t4", 1, 5, 600 * MS))
     want = evidence.expected("t4")
     run.journal.append(Line("end", "t4", 1, 5, 601 * MS, want.stdout_sha, want.exit_code))
+    assert checkers.judge(run)["valid"] is True
+
+
+def test_late_results_and_the_loss_of_a_tail_are_no_second_end():
+    run = good_run()
+    run.ended.append(seen("t1", "n2", version=4, has_tail=True))
+    run.ended.append(seen("t1", "n3", version=7, late_results=2))
     assert checkers.judge(run)["valid"] is True
 
 
