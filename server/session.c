@@ -13,6 +13,7 @@
 #include "server/node_life.h"
 #include "server/sessions.h"
 #include "server/stock.h"
+#include "server/tail.h"
 
 #define CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
@@ -224,6 +225,7 @@ static void on_stock_frame(struct nl_session *s, const Nodelink__V1__TaskRespons
     struct nl_session_event event = {.kind = NL_SESSION_EV_FRAME, .frame = frame};
     struct nl_stock_task *task = NULL;
     Nodelink__V1__TaskResult result;
+    struct nl_tail_made tail = {.message = NODELINK__V1__OUTPUT_TAIL__INIT};
     uint8_t digests[2][32];
     bool active = nl_session_is_active(s) && strcmp(frame->agent_id, s->agent_id) == 0;
     if (active && nl_session_core_knows(s->core, frame->task_id)) {
@@ -240,11 +242,15 @@ static void on_stock_frame(struct nl_session *s, const Nodelink__V1__TaskRespons
     if (active && frame->is_final) {
         nl_stock_result(task, frame, digests, &result);
         event.synthesised = &result;
+        if (task != NULL && nl_tail_of_stock(task, &tail) == NL_OK) {
+            event.synthesised_tail = &tail.message;
+        }
         if (task != NULL) {
             nl_stock_end(stock, task, true);
         }
     }
     nl_session_post(s, &event);
+    nl_tail_made_close(&tail);
 }
 
 static bool is_output(const Nodelink__V1__TaskResponse *frame) {

@@ -4,9 +4,6 @@
 
 #include "agent/link/output.h"
 #include "common/base/err.h"
-#include "common/base/lz4.h"
-
-enum { COMPRESS_BYTES_MIN = 256 };
 
 static uint64_t smaller(uint64_t a, uint64_t b) {
     return a < b ? a : b;
@@ -18,27 +15,6 @@ static void divide(const struct nl_link_tail_source *s, uint64_t max, uint64_t r
     uint64_t left = max - smaller(out, max);
     ret[1] = smaller(err, left > max / 2 ? left : max / 2);
     ret[0] = smaller(out, max - ret[1]);
-}
-
-// Replaces what gets smaller. NL_ENOMEM.
-static int compress(uint8_t **data, size_t *len, uint32_t *ret_size) {
-    if (*len < COMPRESS_BYTES_MIN) {
-        return NL_OK;
-    }
-    uint8_t *packed = malloc(*len);
-    if (packed == NULL) {
-        return NL_ENOMEM;
-    }
-    size_t n = nl_lz4_pack(*data, *len, packed, *len - 1);
-    if (n == 0) {
-        free(packed);
-        return NL_OK;
-    }
-    free(*data);
-    *data = packed;
-    *ret_size = (uint32_t)*len;
-    *len = n;
-    return NL_OK;
 }
 
 static int read_stream(const char *state_dir, const struct nl_link_tail_source *source, int stream,
@@ -54,32 +30,43 @@ static int read_stream(const char *state_dir, const struct nl_link_tail_source *
     return len == 0 ? NL_OK : nl_link_output_read(state_dir, &output, *ret);
 }
 
+static int take_stream(const char *state_dir, const struct nl_link_tail_source *source, int stream,
+                       uint64_t len, struct nl_lz4_piece *ret) {
+    uint8_t *data = NULL;
+    int rv = read_stream(state_dir, source, stream, len, &data);
+    if (rv != NL_OK) {
+        free(data);
+        return rv;
+    }
+    nl_lz4_piece_take(ret, data, len);
+    return NL_OK;
+}
+
 int nl_link_tail_read(const char *state_dir, const struct nl_link_tail_source *source,
                       size_t max_bytes, struct nl_link_tail *ret) {
     struct nl_link_tail t = {.message = NODELINK__V1__OUTPUT_TAIL__INIT};
-    Nodelink__V1__OutputTail *m = &t.message;
     uint64_t len[2];
     divide(source, max_bytes, len);
-    m->stdout_offset = source->end[0] - len[0];
-    m->stderr_offset = source->end[1] - len[1];
-    m->stdout.len = len[0];
-    m->stderr.len = len[1];
-    int rv;
-    if ((rv = read_stream(state_dir, source, 0, len[0], &t.data[0])) != NL_OK ||
-        (rv = read_stream(state_dir, source, 1, len[1], &t.data[1])) != NL_OK ||
-        (rv = compress(&t.data[0], &m->stdout.len, &m->stdout_size)) != NL_OK ||
-        (rv = compress(&t.data[1], &m->stderr.len, &m->stderr_size)) != NL_OK) {
+    int rv = take_stream(state_dir, source, 0, len[0], &t.pieces[0]);
+    if (rv == NL_OK) {
+        rv = take_stream(state_dir, source, 1, len[1], &t.pieces[1]);
+    }
+    if (rv != NL_OK) {
         nl_link_tail_close(&t);
         return rv;
     }
-    m->stdout.data = t.data[0];
-    m->stderr.data = t.data[1];
+    t.message.stdout_offset = source->end[0] - len[0];
+    t.message.stderr_offset = source->end[1] - len[1];
+    t.message.stdout = (ProtobufCBinaryData){t.pieces[0].len, t.pieces[0].data};
+    t.message.stderr = (ProtobufCBinaryData){t.pieces[1].len, t.pieces[1].data};
+    t.message.stdout_size = t.pieces[0].size;
+    t.message.stderr_size = t.pieces[1].size;
     *ret = t;
     return NL_OK;
 }
 
 void nl_link_tail_close(struct nl_link_tail *tail) {
-    free(tail->data[0]);
-    free(tail->data[1]);
+    free(tail->pieces[0].data);
+    free(tail->pieces[1].data);
     *tail = (struct nl_link_tail){.message = NODELINK__V1__OUTPUT_TAIL__INIT};
 }

@@ -5,10 +5,11 @@
 #include <nodelink/v1/task.pb-c.h>
 
 #include "agent/link/core.h"
+#include "common/base/lz4.h"
 
 struct nl_link_tail {
-    Nodelink__V1__OutputTail message;  // points into data
-    uint8_t *data[2];                  // owned
+    Nodelink__V1__OutputTail message;  // points into pieces
+    struct nl_lz4_piece pieces[2];
 };
 
 // Reads at most max_bytes of both streams together from the spool, as nl_link_output_read does, and

@@ -11,4 +11,13 @@ size_t nl_lz4_pack(const void *data, size_t len, uint8_t *out, size_t cap);
 // bytes.
 int nl_lz4_unpack(const uint8_t *data, size_t len, uint8_t *out, size_t size);
 
+// Bytes that are sent with what they are when unpacked.
+struct nl_lz4_piece {
+    uint8_t *data;  // owned
+    size_t len;
+    uint32_t size;  // before packing; 0: as it is
+};
+// Takes data (malloc), and packs it if that makes it smaller. Without memory it stays as it is.
+void nl_lz4_piece_take(struct nl_lz4_piece *piece, uint8_t *data, size_t len);
+
 #endif

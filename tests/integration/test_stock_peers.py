@@ -50,6 +50,25 @@ def test_stock_agent_runs_tasks_of_every_node(cluster, tmp_path):
         )
 
 
+def test_stock_agents_output_outlives_its_node(tmp_path):
+    """Its node keeps what it pushes in memory only; the end of it goes into the state."""
+    with Cluster(agents=0, sets=["unreachable-after=1s", "disconnect-grace=2s"]) as cluster:
+        with stock_agent(cluster, "n1", "s1", tmp_path):
+            connected(cluster, "s1")
+            owner = cluster.owner("s1")
+            task = cluster.submit("s1", "echo out; echo err >&2; seq 1 20000; exit 4")
+            t = cluster.wait_task(task)
+            want = "out\n" + "".join(f"{i}\n" for i in range(1, 20001))
+            assert t["stdout_sha256"] == sha256(want.encode())
+            assert cluster.nl("logs", task).stdout == want
+            cluster.kill(owner)
+        r = cluster.nl("logs", "-f", task, timeout=90)
+        kept = 64 * 1024 - len("err\n")
+        assert (r.stdout, r.returncode) == (want[-kept:], 4)
+        assert "err\n" in r.stderr and f"bytes 0 to {len(want) - kept} are gone" in r.stderr
+        cluster.start(owner)
+
+
 def test_stock_agent_gets_only_what_it_knows(cluster, tmp_path):
     with stock_agent(cluster, "n2", "s2", tmp_path) as agent:
         connected(cluster, "s2")

@@ -12,6 +12,7 @@
 #include "common/base/err.h"
 #include "server/messages.h"
 #include "server/stock.h"
+#include "server/tail.h"
 
 static uint8_t block[64 * 1024];
 
@@ -135,6 +136,60 @@ static void final_responses_are_read_as_they_are_meant(void **state) {
     }
 }
 
+// What the cluster keeps with the result, and what a reader gets of it.
+static void the_tail_is_the_last_bytes(void **state) {
+    (void)state;
+    const struct {
+        size_t out, err, out_kept, err_kept;
+    } rows[] = {
+        {0, 0, 0, 0},
+        {10, 20, 10, 20},
+        {100000, 10, 65526, 10},
+        {100000, 100000, 32768, 32768},
+        {10, 100000, 10, 32768},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct nl_stock *stock = nl_stock_new();
+        struct nl_tail_made made;
+        struct nl_tail tail;
+        static uint8_t out[100000], err[100000];
+        for (size_t k = 0; k < sizeof out; k++) {
+            out[k] = (uint8_t)(k >> 8);
+            err[k] = (uint8_t)(k >> 5);
+        }
+        assert_int_equal(nl_stock_begin(stock, "t", "a", 1), NL_OK);
+        struct nl_stock_task *task = nl_stock_find(stock, "t");
+        nl_stock_append(stock, task, 0, out, rows[i].out);
+        nl_stock_append(stock, task, 1, err, rows[i].err);
+        assert_int_equal(nl_tail_of_stock(task, &made), NL_OK);
+        assert_int_equal(nl_tail_open(&made.message, &tail), NL_OK);
+        assert_int_equal(tail.len[NL_STDOUT], rows[i].out_kept);
+        assert_int_equal(tail.len[NL_STDERR], rows[i].err_kept);
+        assert_int_equal(tail.offset[NL_STDOUT], rows[i].out - rows[i].out_kept);
+        assert_memory_equal(tail.data[NL_STDOUT], out + tail.offset[NL_STDOUT],
+                            tail.len[NL_STDOUT]);
+        assert_memory_equal(tail.data[NL_STDERR], err + tail.offset[NL_STDERR],
+                            tail.len[NL_STDERR]);
+        nl_tail_close(&tail);
+        nl_tail_made_close(&made);
+        nl_stock_free(stock);
+    }
+}
+
+static void a_broken_tail_is_noticed(void **state) {
+    (void)state;
+    Nodelink__V1__OutputTail message = NODELINK__V1__OUTPUT_TAIL__INIT;
+    struct nl_tail tail;
+    message.stdout = (ProtobufCBinaryData){5, (uint8_t *)(uintptr_t) "xxxxx"};
+    message.stdout_size = 1000;
+    assert_int_equal(nl_tail_open(&message, &tail), NL_ECORRUPT);
+    message.stdout_size = UINT32_MAX;  // no memory is asked for
+    assert_int_equal(nl_tail_open(&message, &tail), NL_ECORRUPT);
+    message.stdout_size = 0;
+    assert_int_equal(nl_tail_open(&message, &tail), NL_OK);
+    nl_tail_close(&tail);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(totals_and_digests_are_of_everything_seen),
@@ -142,6 +197,8 @@ int main(void) {
         cmocka_unit_test(ended_tasks_make_room_first),
         cmocka_unit_test(an_agents_end_ends_its_tasks),
         cmocka_unit_test(final_responses_are_read_as_they_are_meant),
+        cmocka_unit_test(the_tail_is_the_last_bytes),
+        cmocka_unit_test(a_broken_tail_is_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
