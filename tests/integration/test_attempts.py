@@ -113,7 +113,7 @@ def test_cancel_ends_all_attempts(fast, evidence, go):
 
 
 def test_attempts_survive_the_supervisor(fast, evidence, go):
-    """The supervisor dies: its attempt is lost, its process killed, and only then the next begins."""
+    """The supervisor dies: its attempt is lost, its process killed, only then the next begins."""
     command = f"{until(go)}; echo $NODELINK_ATTEMPT"
     task = fast.submit("a2", evidence.command("k", command), options=["--attempts", 2])
     wait_for("started", lambda: evidence.starts().get("k"))

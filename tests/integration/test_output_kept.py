@@ -98,7 +98,7 @@ def test_large_output_in_full_and_its_tail(kept):
 
 
 def test_spool_is_kept_for_a_time():
-    """spool-keep over: the agent is there, its output is not; a tail of the size that was set is."""
+    """spool-keep over: the agent is there, its output is not; a tail of the size set is."""
     with Cluster(agents=2, agent_sets=["spool-keep=1s", "tail-max=1000"]) as c:
         want = digits(20_000)
         task, _ = run_detached(c, "a1", write_digits(20_000))
