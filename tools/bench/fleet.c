@@ -255,6 +255,10 @@ static void on_ack(struct nl_fleet_agent *agent, const Nodelink__V1__ResultAck *
             free(r);
             agent->fleet->unacked--;
             agent->fleet->quiet_us = nl_clock_mono_us();
+            if (agent->fleet->hooks.acked != NULL) {
+                agent->fleet->hooks.acked(agent->fleet->options.user, agent, ack->task_id,
+                                          ack->late);
+            }
             return;
         }
     }

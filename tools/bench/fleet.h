@@ -27,6 +27,8 @@ struct nl_fleet_hooks {
                    const Nodelink__V1__TaskRequest *request);
     // The agent's stream is over: its subscriptions are.
     void (*lost)(void *user, struct nl_fleet_agent *agent);
+    // A result was recorded (late: as a late one, which changed nothing).
+    void (*acked)(void *user, struct nl_fleet_agent *agent, const char *task_id, bool late);
     // Welcomed. away_us: since its stream was lost; 0: the first time.
     void (*up)(void *user, struct nl_fleet_agent *agent, uint64_t away_us);
 };

@@ -12,6 +12,7 @@
 #include "tools/bench/bench.h"
 #include "tools/bench/fleet.h"
 #include "tools/bench/options.h"
+#include "tools/bench/submits.h"
 #include "tools/commands.h"
 
 enum {
@@ -58,18 +59,12 @@ struct client {
     char task_id[64];
 };
 
-// With --stream: the stream of a line, opened when it is needed.
-struct stream {
-    struct load *load;
-    struct nl_rpc_call *call;  // NULL: none
-};
-
 struct load {
     struct nl_bench bench;
     const struct options *options;
     struct nl_fleet *fleet;  // NULL: absent agents
     struct client *clients;
-    struct stream *streams;  // as many as lines; with --stream
+    struct nl_bench_submits *submits;
     size_t absent;
     // The task of job i while they are cancelled.
     size_t cancel_client;
@@ -118,30 +113,25 @@ static struct client *client_of(struct load *load, const char *task_id) {
     return c != NULL && c->waiting && strcmp(c->task_id, task_id) == 0 ? c : NULL;
 }
 
-static void on_answer(struct nl_rpc_call *call, void *user, ProtobufCMessage *message) {
-    struct stream *stream = user;
-    const Nodelink__V1__SubmitTasksReply *answer = (const void *)message;
-    struct client *c = client_of(stream->load, answer->task_id);
-    (void)call;
-    if (c != NULL) {
-        c->waiting = false;
-        if (answer->code == NL_RPC_OK) {
-            nl_bench_ok(&stream->load->bench, c->began_us);
-            submit(c);
-        } else {
-            failed(c, &(struct nl_rpc_status){(enum nl_rpc_code)answer->code, answer->error});
-        }
+static void on_answer(void *user, const char *task_id, const struct nl_rpc_status *status,
+                      uint64_t index) {
+    struct load *load = user;
+    struct client *c = client_of(load, task_id);
+    (void)index;
+    if (c == NULL) {
+        return;
     }
-    nl_rpc_message_free(message);
+    c->waiting = false;
+    if (status->code == NL_RPC_OK) {
+        nl_bench_ok(&load->bench, c->began_us);
+        submit(c);
+    } else {
+        failed(c, status);
+    }
 }
 
-static void on_stream_closed(struct nl_rpc_call *call, void *user,
-                             const struct nl_rpc_status *status) {
-    struct stream *stream = user;
-    struct load *load = stream->load;
-    size_t line = (size_t)(stream - load->streams);
-    (void)call;
-    stream->call = NULL;
+static void on_stream_ended(void *user, size_t line, const struct nl_rpc_status *status) {
+    struct load *load = user;
     for (uint64_t i = 0; i < load->options->clients; i++) {
         struct client *c = &load->clients[i];
         if (c->waiting && c->line == line) {
@@ -152,21 +142,8 @@ static void on_stream_closed(struct nl_rpc_call *call, void *user,
 }
 
 static int send_on_stream(struct client *c, const Nodelink__V1__SubmitTaskRequest *request) {
-    static const struct nl_rpc_handler HANDLER = {.on_message = on_answer,
-                                                  .on_closed = on_stream_closed};
-    struct load *load = c->load;
-    struct nl_bench *b = &load->bench;
-    struct stream *stream = &load->streams[c->line];
-    struct nl_rpc_call_options options = {.metadata = nl_client_metadata(b->client)};
-    stream->load = load;
-    if (stream->call == NULL &&
-        nl_rpc_call_start(b->lines[c->line].channel, &nodelink__v1__control_service__descriptor,
-                          "SubmitTasks", &options, &HANDLER, stream, &stream->call) != NL_OK) {
-        stream->call = NULL;
-        return NL_ENOMEM;
-    }
     c->waiting = true;
-    int rv = nl_rpc_call_send(stream->call, &request->base);
+    int rv = nl_bench_submits_send(c->load->submits, c->line, request);
     c->waiting = rv == NL_OK;
     return rv;
 }
@@ -277,6 +254,8 @@ static void clean_up(struct load *load) {
 }
 
 static int run_load(struct load *load) {
+    static const struct nl_bench_submits_events EVENTS = {.answered = on_answer,
+                                                          .ended = on_stream_ended};
     static const struct nl_bench_load LOAD = {.start = start, .tick = tick};
     struct nl_bench *b = &load->bench;
     struct nl_fleet_options fleet = {.count = load->options->agents, .prefix = "bench-agent"};
@@ -284,8 +263,8 @@ static int run_load(struct load *load) {
     if (rc == NL_EXIT_OK && load->fleet != NULL) {
         rc = nl_fleet_connect(load->fleet);
     }
-    load->streams = calloc(b->n_lines, sizeof *load->streams);
-    if (rc == NL_EXIT_OK && load->streams != NULL && !b->interrupted) {
+    load->submits = nl_bench_submits_new(b, &EVENTS, load);
+    if (rc == NL_EXIT_OK && load->submits != NULL && !b->interrupted) {
         nl_bench_run(b, &LOAD, load);
         rc = nl_bench_report(b, "submit",
                              json_pack("{s:b, s:I, s:I}", "stream", (int)load->options->stream,
@@ -323,7 +302,7 @@ static int run(struct nl_cli *cli, const struct nl_operands *operands, const voi
     }
     free(clients);
     if (load != NULL) {
-        free(load->streams);
+        nl_bench_submits_free(load->submits);
     }
     free(load);
     return rc;

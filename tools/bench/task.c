@@ -8,6 +8,7 @@
 #include "tools/bench/bench.h"
 #include "tools/bench/fleet.h"
 #include "tools/bench/options.h"
+#include "tools/bench/submits.h"
 #include "tools/commands.h"
 #include "tools/format.h"
 
@@ -16,6 +17,7 @@ enum { CALL_MS = 10000, PAUSE_US = 20000, AGENTS_DEFAULT = 16 };
 struct options {
     uint64_t clients, duration_ms, warmup_ms, count, connections, agents;
     const char *agent;
+    bool stream;
 };
 
 // clang-format off
@@ -30,13 +32,17 @@ static const struct nl_arg ARGS[] = {
      "instant agents to bring along (default 16)"},
     {"agent", 0, NL_ARG_STRING, offsetof(struct options, agent), "ID", NULL,
      "run CMD on this agent instead"},
+    {"stream", 0, NL_ARG_BOOL, offsetof(struct options, stream), NULL, NULL,
+     "submit on one stream of each connection (SubmitTasks); instant agents say when\n"
+     "a task's result was recorded, so that nothing is watched"},
     {0},
 };
 // clang-format on
 
 struct load;
 
-// submitting -> watching -> done, again
+// submitting -> watching -> done, again. With --stream and instant agents: submitting -> done, when
+// it is accepted and its result is recorded, whichever comes first.
 struct client {
     struct load *load;
     size_t line;
@@ -44,6 +50,7 @@ struct client {
     uint64_t began_us, accepted_us, resume_us;
     uint64_t index;  // of the accepted submit
     char task_id[64];
+    bool waiting, accepted, recorded;  // with --stream: for the two
     struct nl_rpc_call *watch;
     Nodelink__V1__TaskState state;
     bool has_result, ended;
@@ -56,6 +63,7 @@ struct load {
     const struct options *options;
     const struct nl_operands *operands;
     struct nl_fleet *fleet;  // NULL: a named agent
+    struct nl_bench_submits *submits;
     struct client *clients;
     struct nl_histogram submit_us;
 };
@@ -88,6 +96,15 @@ static void on_event(struct nl_rpc_call *call, void *user, ProtobufCMessage *mes
     nl_rpc_message_free(message);
 }
 
+static void succeeded(struct client *c) {
+    struct load *load = c->load;
+    if (c->began_us >= load->bench.stats.from_us) {
+        nl_histogram_add(&load->submit_us, c->accepted_us - c->began_us);
+    }
+    nl_bench_ok(&load->bench, c->began_us);
+    submit(c);
+}
+
 static void judge(struct client *c) {
     struct nl_bench *b = &c->load->bench;
     char text[256];
@@ -99,11 +116,10 @@ static void judge(struct client *c) {
         snprintf(text, sizeof text, "task %s: its output did not come whole", c->task_id);
         nl_bench_error(b, NL_BENCH_WRONG_OUTPUT, text);
     } else {
-        if (c->began_us >= b->stats.from_us) {
-            nl_histogram_add(&c->load->submit_us, c->accepted_us - c->began_us);
-        }
-        nl_bench_ok(b, c->began_us);
+        succeeded(c);
+        return;
     }
+    submit(c);
 }
 
 static void on_watch_closed(struct nl_rpc_call *call, void *user,
@@ -113,7 +129,6 @@ static void on_watch_closed(struct nl_rpc_call *call, void *user,
     c->watch = NULL;
     if (c->ended) {
         judge(c);
-        submit(c);
     } else {
         nl_bench_failed(&c->load->bench, status);
         again_later(c);
@@ -159,6 +174,88 @@ static void on_reply(void *user, const struct nl_rpc_status *status, ProtobufCMe
     nl_rpc_message_free(reply);
 }
 
+// ---- on streams ------------------------------------------------------------
+
+// The client that a task is of: its number stands in the name. NULL: none that waits for it.
+static struct client *client_of(struct load *load, const char *task_id) {
+    size_t prefix = strlen("bench-") + strlen(load->bench.run_id) + 1;
+    unsigned long index = strlen(task_id) > prefix ? strtoul(task_id + prefix, NULL, 10) : 0;
+    struct client *c = index < load->options->clients ? &load->clients[index] : NULL;
+    return c != NULL && c->waiting && strcmp(c->task_id, task_id) == 0 ? c : NULL;
+}
+
+static void check_whole(struct client *c) {
+    if (c->accepted && c->recorded) {
+        c->waiting = false;
+        succeeded(c);
+    }
+}
+
+static void on_answer(void *user, const char *task_id, const struct nl_rpc_status *status,
+                      uint64_t index) {
+    struct load *load = user;
+    struct client *c = client_of(load, task_id);
+    if (c == NULL) {
+        return;
+    }
+    c->accepted = true;
+    c->accepted_us = nl_clock_mono_us();
+    c->index = index;
+    if (status->code != NL_RPC_OK) {
+        c->waiting = false;
+        nl_bench_failed(&load->bench, status);
+        again_later(c);
+    } else if (load->fleet != NULL) {
+        check_whole(c);
+    } else {
+        c->waiting = false;
+        watch(c);
+    }
+}
+
+static void on_acked(void *user, struct nl_fleet_agent *agent, const char *task_id, bool late) {
+    struct client *c = client_of(user, task_id);
+    (void)agent;
+    if (c != NULL && late) {
+        c->waiting = false;
+        nl_bench_error(&c->load->bench, NL_BENCH_TASK_FAILED, "a result came late");
+        again_later(c);
+    } else if (c != NULL) {
+        c->recorded = true;
+        check_whole(c);
+    }
+}
+
+static void on_stream_ended(void *user, size_t line, const struct nl_rpc_status *status) {
+    struct load *load = user;
+    for (uint64_t i = 0; i < load->options->clients; i++) {
+        struct client *c = &load->clients[i];
+        if (c->waiting && c->line == line) {
+            c->waiting = false;
+            nl_bench_failed(&load->bench, status);
+            again_later(c);
+        }
+    }
+}
+
+static int send_on_stream(struct client *c, const Nodelink__V1__SubmitTaskRequest *request) {
+    c->waiting = true;
+    c->accepted = c->recorded = false;
+    int rv = nl_bench_submits_send(c->load->submits, c->line, request);
+    c->waiting = rv == NL_OK;
+    return rv;
+}
+
+static int send_alone(struct client *c, const Nodelink__V1__SubmitTaskRequest *request) {
+    struct nl_bench *b = &c->load->bench;
+    struct nl_rpc_call_options options = {.metadata = nl_client_metadata(b->client),
+                                          .timeout_ms = CALL_MS};
+    return nl_rpc_unary(b->lines[c->line].channel, &nodelink__v1__control_service__descriptor,
+                        "SubmitTask", &options, &request->base, on_reply, c, NULL);
+}
+
+// ---- both ------------------------------------------------------------------
+
 static void fill_spec(const struct client *c, Nodelink__V1__TaskSpec *spec) {
     const struct load *load = c->load;
     const struct nl_operands *command = load->operands;
@@ -192,12 +289,10 @@ static void submit(struct client *c) {
     c->n++;
     request.task_id = c->task_id;
     request.spec = &spec;
-    struct nl_rpc_call_options options = {.metadata = nl_client_metadata(b->client),
-                                          .timeout_ms = CALL_MS};
     c->began_us = nl_bench_begin(b);
-    if (nl_rpc_unary(b->lines[c->line].channel, &nodelink__v1__control_service__descriptor,
-                     "SubmitTask", &options, &request.base, on_reply, c, NULL) != NL_OK) {
-        nl_bench_error(b, NL_RPC_INTERNAL, "no memory for a call");
+    int rv = c->load->options->stream ? send_on_stream(c, &request) : send_alone(c, &request);
+    if (rv != NL_OK) {
+        nl_bench_error(b, NL_RPC_INTERNAL, nl_strerror(rv));
         again_later(c);
     }
 }
@@ -225,19 +320,27 @@ static void tick(void *user, uint64_t now_us) {
 // ---- the subcommand --------------------------------------------------------
 
 static int run_load(struct load *load) {
+    static const struct nl_bench_submits_events EVENTS = {.answered = on_answer,
+                                                          .ended = on_stream_ended};
+    static const struct nl_fleet_hooks HOOKS = {.acked = on_acked};
     static const struct nl_bench_load LOAD = {.start = start, .tick = tick};
     struct nl_bench *b = &load->bench;
-    struct nl_fleet_options fleet = {.count = load->options->agents, .prefix = "bench-agent"};
-    int rc = NL_EXIT_OK;
-    if (load->options->agent == NULL) {
+    struct nl_fleet_options fleet = {.count = load->options->agents,
+                                     .prefix = "bench-agent",
+                                     .hooks = load->options->stream ? &HOOKS : NULL,
+                                     .user = load};
+    load->submits = nl_bench_submits_new(b, &EVENTS, load);
+    int rc = load->submits != NULL ? NL_EXIT_OK : NL_EXIT_FAILED;
+    if (rc == NL_EXIT_OK && load->options->agent == NULL) {
         rc = nl_fleet_open(b, &fleet, &load->fleet);
         rc = rc == NL_EXIT_OK ? nl_fleet_connect(load->fleet) : rc;
     }
     if (rc == NL_EXIT_OK && !b->interrupted) {
         nl_bench_run(b, &LOAD, load);
         rc = nl_bench_report(b, "task",
-                             json_pack("{s:I, s:o}", "clients", (json_int_t)load->options->clients,
-                                       "submit", nl_bench_histogram_json(&load->submit_us)));
+                             json_pack("{s:b, s:I, s:o}", "stream", (int)load->options->stream,
+                                       "clients", (json_int_t)load->options->clients, "submit",
+                                       nl_bench_histogram_json(&load->submit_us)));
     }
     nl_fleet_close(load->fleet);
     return rc;
@@ -284,6 +387,9 @@ static int run(struct nl_cli *cli, const struct nl_operands *operands, const voi
         nl_bench_close(&load->bench);
     }
     free(clients);
+    if (load != NULL) {
+        nl_bench_submits_free(load->submits);
+    }
     free(load);
     return rc;
 }
