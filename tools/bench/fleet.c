@@ -58,6 +58,7 @@ struct nl_fleet {
     struct nl_fleet_agent *agents;
     struct nl_fleet_stats stats;
     char boot_id[27];
+    uint8_t of_nothing[32];  // SHA-256
     uv_timer_t timer;
     bool started, closing;
     size_t open_calls;
@@ -138,8 +139,6 @@ int nl_fleet_started(struct nl_fleet_agent *agent, const char *task_id, uint32_t
 }
 
 static int send_result(struct nl_fleet_agent *agent, struct result *r) {
-    uint8_t nothing[32];
-    nl_sha256_of("", 0, nothing);
     Nodelink__V1__TaskResult result = NODELINK__V1__TASK_RESULT__INIT;
     Nodelink__V1__ShellExecuteResponse shell = NODELINK__V1__SHELL_EXECUTE_RESPONSE__INIT;
     Nodelink__V1__TaskResponse response = NODELINK__V1__TASK_RESPONSE__INIT;
@@ -147,7 +146,8 @@ static int send_result(struct nl_fleet_agent *agent, struct result *r) {
     result.started_ms = result.finished_ms = r->at_ms;
     result.stdout_bytes = r->stdout_bytes;
     result.stdout_sha256 = (ProtobufCBinaryData){sizeof r->stdout_sha256, r->stdout_sha256};
-    result.stderr_sha256 = (ProtobufCBinaryData){sizeof nothing, nothing};
+    result.stderr_sha256 =
+        (ProtobufCBinaryData){sizeof agent->fleet->of_nothing, agent->fleet->of_nothing};
     response.task_id = r->task_id;
     response.attempt = r->attempt;
     response.status = NODELINK__V1__TASK_RESPONSE__STATUS__COMPLETED;
@@ -179,10 +179,7 @@ int nl_fleet_finish(struct nl_fleet_agent *agent, const char *task_id, uint32_t 
 }
 
 void nl_fleet_answer(struct nl_fleet_agent *agent, const char *task_id, uint32_t attempt) {
-    uint8_t nothing[32];
-    nl_sha256_of("", 0, nothing);
-    nl_fleet_started(agent, task_id, attempt);
-    nl_fleet_finish(agent, task_id, attempt, 0, nothing);
+    nl_fleet_finish(agent, task_id, attempt, 0, agent->fleet->of_nothing);
 }
 
 static void say_pong(struct nl_fleet_agent *agent, uint64_t nonce) {
@@ -483,6 +480,7 @@ int nl_fleet_open(struct nl_bench *bench, const struct nl_fleet_options *options
         fleet->hooks = *options->hooks;
     }
     nl_random_id(fleet->boot_id);
+    nl_sha256_of("", 0, fleet->of_nothing);
     for (size_t i = 0; i < options->count; i++) {
         struct nl_fleet_agent *agent = &fleet->agents[i];
         agent->fleet = fleet;

@@ -1,6 +1,6 @@
 // Agents that a benchmark brings along: thousands in one process, each with a connection and a
 // stream of its own, speaking the extended protocol. They run nothing: each task is answered at
-// once with its start and its result, which is repeated until it is acknowledged, as the real
+// once with its result, which is repeated until it is acknowledged, as the real
 // agent does. A lost stream is opened again at the next address, at once, and after a round over
 // all of them with a growing pause of random length.
 //
@@ -69,7 +69,7 @@ struct nl_fleet_stats *nl_fleet_stats(struct nl_fleet *fleet);
 size_t nl_fleet_index(const struct nl_fleet_agent *agent);
 // As nl_rpc_call_send; fills agent_id and epoch. NL_ECLOSED without a stream.
 int nl_fleet_send(struct nl_fleet_agent *agent, Nodelink__V1__TaskResponse *response);
-// What agents without hooks do: start and result in one go.
+// What agents without hooks do: the result, which says the start, too.
 void nl_fleet_answer(struct nl_fleet_agent *agent, const char *task_id, uint32_t attempt);
 // The start alone.
 int nl_fleet_started(struct nl_fleet_agent *agent, const char *task_id, uint32_t attempt);
