@@ -114,19 +114,24 @@ static bool send_event(struct watch *w, Nodelink__V1__WatchTaskEvent *event) {
     return rv == NL_OK;
 }
 
+static bool send_piece(struct watch *w, enum nl_stream stream, uint64_t offset, const uint8_t *data,
+                       size_t len) {
+    Nodelink__V1__WatchTaskEvent event = NODELINK__V1__WATCH_TASK_EVENT__INIT;
+    ProtobufCBinaryData bytes = {len, (uint8_t *)(uintptr_t)data};
+    if (stream == NL_STDOUT) {
+        event.stdout_offset = offset;
+        event.stdout = bytes;
+    } else {
+        event.stderr_offset = offset;
+        event.stderr = bytes;
+    }
+    return send_event(w, &event);
+}
+
 static bool send_chunks(struct watch *w) {
     while (w->chunks.head != NULL) {
         struct nl_chunk *chunk = w->chunks.head;
-        Nodelink__V1__WatchTaskEvent event = NODELINK__V1__WATCH_TASK_EVENT__INIT;
-        ProtobufCBinaryData data = {chunk->len, chunk->data};
-        if (chunk->stream == NL_STDOUT) {
-            event.stdout_offset = chunk->offset;
-            event.stdout = data;
-        } else {
-            event.stderr_offset = chunk->offset;
-            event.stderr = data;
-        }
-        if (!send_event(w, &event)) {
+        if (!send_piece(w, chunk->stream, chunk->offset, chunk->data, chunk->len)) {
             return false;
         }
         size_t len = chunk->len;
@@ -172,14 +177,26 @@ static bool send_end(struct watch *w) {
 
 // ---- the source ------------------------------------------------------------
 
+// What nothing waits before goes on as it came; the rest is copied until there is room.
+static int pass_on(struct watch *w, enum nl_stream stream, uint64_t offset, const uint8_t *data,
+                   size_t len) {
+    bool at_once = w->chunks.head == NULL && !w->blocked && !w->gap_due && !w->finished &&
+                   len <= NL_OUTPUT_CHUNK_MAX;
+    if (at_once && send_piece(w, stream, offset, data, len)) {
+        nl_output_credit(w->reader, len);
+        return NL_OK;
+    }
+    return w->finished ? NL_OK : nl_chunks_add(&w->chunks, stream, offset, data, len);
+}
+
 static void on_data(void *user, enum nl_stream stream, uint64_t offset, const uint8_t *data,
                     size_t len) {
     struct watch *w = user;
     size_t received = len;
     enum nl_watch_chunk verdict =
         nl_watch_core_chunk(&w->core, nl_clock_mono_ms(), (int)stream, &offset, &data, &len);
-    if (verdict == NL_WATCH_NEW && nl_chunks_add(&w->chunks, stream, offset, data, len) == NL_OK) {
-        if (received > len) {
+    if (verdict == NL_WATCH_NEW && pass_on(w, stream, offset, data, len) == NL_OK) {
+        if (received > len && w->reader != NULL) {
             nl_output_credit(w->reader, received - len);
         }
     } else if (verdict == NL_WATCH_OLD) {

@@ -33,19 +33,24 @@ struct relay {
     char message[256];
 };
 
+static bool send_piece(struct relay *r, enum nl_stream stream, uint64_t offset, const uint8_t *data,
+                       size_t len) {
+    Nodelink__V1__PeerOutputEvent event = NODELINK__V1__PEER_OUTPUT_EVENT__INIT;
+    ProtobufCBinaryData bytes = {len, (uint8_t *)(uintptr_t)data};
+    if (stream == NL_STDOUT) {
+        event.stdout_offset = offset;
+        event.stdout = bytes;
+    } else {
+        event.stderr_offset = offset;
+        event.stderr = bytes;
+    }
+    return nl_rpc_call_send(r->call, &event.base) == NL_OK;
+}
+
 static bool send_chunks(struct relay *r) {
     while (r->chunks.head != NULL) {
         struct nl_chunk *chunk = r->chunks.head;
-        Nodelink__V1__PeerOutputEvent event = NODELINK__V1__PEER_OUTPUT_EVENT__INIT;
-        ProtobufCBinaryData data = {chunk->len, chunk->data};
-        if (chunk->stream == NL_STDOUT) {
-            event.stdout_offset = chunk->offset;
-            event.stdout = data;
-        } else {
-            event.stderr_offset = chunk->offset;
-            event.stderr = data;
-        }
-        if (nl_rpc_call_send(r->call, &event.base) != NL_OK) {
+        if (!send_piece(r, chunk->stream, chunk->offset, chunk->data, chunk->len)) {
             return false;
         }
         size_t len = chunk->len;
@@ -92,6 +97,12 @@ static void flush(struct relay *r) {
 static void on_data(void *user, enum nl_stream stream, uint64_t offset, const uint8_t *data,
                     size_t len) {
     struct relay *r = user;
+    // As it came, where nothing waits before it; else copied until there is room.
+    if (r->chunks.head == NULL && len <= NL_OUTPUT_CHUNK_MAX &&
+        send_piece(r, stream, offset, data, len)) {
+        nl_output_credit(r->reader, len);
+        return;
+    }
     if (nl_chunks_add(&r->chunks, stream, offset, data, len) != NL_OK) {
         nl_output_close(r->reader);
         r->reader = NULL;
