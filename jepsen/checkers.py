@@ -35,6 +35,9 @@ class Run:
     not_recovered: str = ""  # after healing: what did not come back in time
     retention: int = 1 << 60  # ended tasks that a node keeps
     loaded: tuple = (0, 1 << 63)  # ns; when load was on
+    standstills: list = dataclasses.field(
+        default_factory=list
+    )  # (begin, end), ns: nothing ran here
     # Until everything that a process keeps up to a bound has come to it; by the end of its name.
     warm_up_s: dict = dataclasses.field(default_factory=dict)
     gap_limit_s: float = 10
@@ -336,13 +339,19 @@ def _backwards(what, done):
 # ---- P10: gaps ---------------------------------------------------------------------
 
 
+def stood_still(run, begin, end):
+    """Of a time, what was no time for the cluster: the harness beside it was stopped, too."""
+    return sum(max(0, min(end, b) - max(begin, a)) for a, b in run.standstills)
+
+
 def gaps_of(run, f):
     """Longest times without an ok of f under load, and the latencies."""
     begin, end = run.loaded
     done = [(c, e) for c, e in pairs(run.ops) if c.f == f and e and e.type == OK]
     times = sorted(e.time for _, e in done if begin <= e.time <= end)
     points = [begin, *times, end] if times else []
-    longest = sorted(((b - a, a) for a, b in zip(points, points[1:])), reverse=True)
+    spans = [(b - a - stood_still(run, a, b), a) for a, b in zip(points, points[1:])]
+    longest = sorted(spans, reverse=True)
     latencies = sorted((e.time - c.time) / 1e6 for c, e in done)
     result = {"ok": len(done), "longest_gap_s": longest[0][0] / 1e9 if longest else None}
     result["next_gaps_s"] = [round(g / 1e9, 3) for g, _ in longest[1:5]]
@@ -363,6 +372,7 @@ def check_gaps(run):
         gap = figures[f]["longest_gap_s"]
         if gap is None or gap > run.gap_limit_s:
             problems.append(f"no {f} went through for {gap} s; {run.gap_limit_s} are allowed")
+    figures["stood_still_s"] = stood_still(run, *run.loaded) / 1e9
     return verdict(problems, **figures)
 
 

@@ -15,6 +15,8 @@ from harness import TERMINAL, alive, stubs
 from workload import Nodes
 
 PAGE = 200
+TICK_S = 0.1
+STANDSTILL_S = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,7 @@ def rss_and_fds(pid):
 
 
 class Observer:
-    """start(), stop(); then `ended`, `hashes`, `samples`, `deaths` hold what was seen."""
+    """start(), stop(); then `ended`, `hashes`, `samples` and the other lists hold what was seen."""
 
     def __init__(self, cluster, on_purpose, task_every=2, status_every=1, sample_every=5):
         self.cluster, self.on_purpose = cluster, on_purpose
@@ -126,15 +128,26 @@ class Observer:
         self.lock = threading.Lock()
         self.ended = {}  # (node, task): list of different Seen
         self.hashes, self.samples, self.deaths, self.errors = set(), [], [], []
+        self.standstills = []  # (begin, end), ns, CLOCK_MONOTONIC
         self.born = {}
         jobs = [(self._sample, sample_every, None)]
         for n in self.nodes.names:
             jobs += [(self._tasks, task_every, n), (self._status, status_every, n)]
         self.threads = [threading.Thread(target=self._loop, args=j, daemon=True) for j in jobs]
+        self.threads.append(threading.Thread(target=self._standstills, daemon=True))
 
     def start(self):
         for t in self.threads:
             t.start()
+
+    def _standstills(self):
+        """When nothing ran here, not even this: the machine was stopped, or all of the run was."""
+        while not self.stopped.is_set():
+            before = time.monotonic_ns()
+            self.stopped.wait(TICK_S)
+            after = time.monotonic_ns()
+            if after - before > STANDSTILL_S * 1e9:
+                self.standstills.append((before, after))
 
     def stop(self):
         self.stopped.set()

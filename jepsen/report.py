@@ -54,6 +54,7 @@ class Store:
         rest = {k: getattr(run, k) for k in REST}
         begin = run.ops[0].time if run.ops else 0
         rest["loaded"] = [t - begin for t in run.loaded]
+        rest["standstills"] = [[t - begin for t in span] for span in run.standstills]
         (self.dir / "run.json").write_text(json.dumps(rest, indent=1) + "\n")
 
     def logs(self, cluster):

@@ -178,5 +178,6 @@ def collect(run, history, journal, load, nemesis, watcher):
     run.hashes += watcher.hashes
     run.samples = watcher.samples
     run.deaths = watcher.deaths
+    run.standstills = watcher.standstills
     run.harness_errors = load.errors + watcher.errors + (nemesis.errors if nemesis else [])
     run.took_effect = nemesis.took_effect if nemesis else {}

@@ -505,6 +505,16 @@ def test_gaps_are_between_ends_not_beginnings():
     assert figures["next_gaps_s"][:3] == pytest.approx([0.5, 0.4, 0.2])
 
 
+def test_time_that_stood_still_is_no_gap():
+    for stopped, valid in ((25_000, True), (15_000, False)):
+        run = good_run()
+        long_gap(run)
+        run.standstills = [(2_000 * MS, (2_000 + stopped) * MS)]
+        judged = checkers.judge(run)["gaps"]
+        assert judged["valid"] is valid, judged
+        assert judged["stood_still_s"] == pytest.approx(stopped / 1000)
+
+
 # ---- parts --------------------------------------------------------------------------
 
 
