@@ -114,7 +114,7 @@ static bool give_own(void *user, const uint8_t *command, size_t len) {
 // The proposals of this node that are ready, as one batch; NULL: none.
 static struct nl_append_batch *take_own(struct nl_cluster *cluster, uint64_t now_ms) {
     struct nl_append_batch *batch = NULL;
-    if (cluster->disk_full || now_ms < cluster->proposer.hold_until_ms ||
+    if (cluster->disk_full || !cluster->boot_counted || now_ms < cluster->proposer.hold_until_ms ||
         !nl_core_has_ready(cluster->proposer.core)) {
         return NULL;
     }

@@ -34,22 +34,13 @@ enum {
 
 // ---- raft's events -------------------------------------------------------------
 
-static void on_fatal(void *user, const char *why) {
-    struct nl_cluster *cluster = user;
+void nl_cluster_fatal(struct nl_cluster *cluster, const char *why) {
     cluster->events.on_fatal(cluster->user, why);
     abort();  // the contract says that it does not return
 }
 
-// The directory was lost and made anew, or is an old copy: the node may have forgotten votes and
-// entries.
-static const char not_the_last_directory[] =
-    "the cluster knows a later start of this node than its data directory does: the directory is "
-    "not the node's last one. Remove it and let the node join under a new id";
-
-void nl_cluster_check_boot(struct nl_cluster *cluster, uint64_t boot) {
-    if (boot > cluster->boot && cluster->boot != 0) {  // 0: still opening, see open_rest
-        on_fatal(cluster, not_the_last_directory);
-    }
+static void on_fatal(void *user, const char *why) {
+    nl_cluster_fatal(user, why);
 }
 
 // The node that holds the agent's stream has something to send to it.
@@ -190,6 +181,7 @@ static void on_tick(uv_timer_t *timer) {
     nl_propose_tick(cluster, now_ms);
     nl_read_tick(cluster, now_ms);
     nl_links_tick(cluster, now_ms);
+    nl_boot_tick(cluster, now_ms);
     nl_serves_tick(cluster);
     give_up_lead_tick(cluster, now_ms);
     step_down_tick(cluster, now_ms);
@@ -451,19 +443,14 @@ static int open_rest(struct nl_cluster *cluster, char *error_text, size_t error_
                  ? NL_EIO
                  : nl_data_dir_ready(&cluster->dir, cluster->cluster_name, cluster->id);
     }
-    if (rv == NL_OK) {
-        rv = NL_FAILPOINT("start.boot") ? NL_EIO
-                                        : nl_data_dir_next_boot(&cluster->dir, &cluster->boot);
-    }
     if (rv != NL_OK) {
         snprintf(error_text, error_size, "%s: can't write the node's files: %s", cluster->dir.path,
                  nl_strerror(rv));
         return rv;
     }
-    const struct nl_node *self = nl_state_node(cluster->state, cluster->id);
-    if (self != NULL && self->boot >= cluster->boot) {
-        snprintf(error_text, error_size, "%s: %s", cluster->dir.path, not_the_last_directory);
-        return NL_ECORRUPT;
+    rv = nl_boot_open(cluster, error_text, error_size);
+    if (rv != NL_OK) {
+        return rv;
     }
     nl_peer_credential_init(cluster);
     rv = nl_links_open(cluster);
@@ -555,7 +542,7 @@ int nl_cluster_open(const struct nl_cluster_options *options,
 
 void nl_cluster_maybe_closed(struct nl_cluster *cluster) {
     if (!cluster->close_begun || cluster->handles > 0 || cluster->open_calls > 0 ||
-        !cluster->raft_closed || cluster->statfs_under_way) {
+        !cluster->raft_closed || cluster->statfs_under_way || cluster->boot_under_way) {
         return;
     }
     void (*closed)(void *) = cluster->closed;

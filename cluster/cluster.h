@@ -94,7 +94,9 @@ int nl_cluster_reload_tls(struct nl_cluster *cluster, char *error_text, size_t e
 
 const struct nl_state *nl_cluster_state(const struct nl_cluster *cluster);
 uint64_t nl_cluster_id(const struct nl_cluster *cluster);
-uint64_t nl_cluster_boot(const struct nl_cluster *cluster);  // rises with every start, durable
+// The number of this start. Rises with every start that took part: it is on the disk before
+// anything that carries it is sent.
+uint64_t nl_cluster_boot(const struct nl_cluster *cluster);
 
 // ---- writes ----------------------------------------------------------------
 

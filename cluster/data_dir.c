@@ -13,7 +13,7 @@
 #include "common/base/err.h"
 #include "common/base/fs.h"
 
-enum { IDENTITY_BYTES_MAX = 1024 };
+enum { IDENTITY_BYTES_MAX = 1024, BOOT_BYTES_MAX = 32 };
 #define FORMAT 1
 
 struct identity {
@@ -257,29 +257,37 @@ int nl_data_dir_ready(struct nl_data_dir *dir, const char *cluster_name, uint64_
     return rv;
 }
 
-int nl_data_dir_next_boot(struct nl_data_dir *dir, uint64_t *ret) {
+int nl_data_dir_boot(const struct nl_data_dir *dir, uint64_t *ret) {
     char *text = NULL;
     size_t len;
-    char number[32];
     uint64_t boot = 0;
     char *path = join(dir->path, "boot");
     if (path == NULL) {
         return NL_ENOMEM;
     }
-    int rv = nl_fs_read(path, sizeof number, &text, &len);
+    int rv = nl_fs_read(path, BOOT_BYTES_MAX, &text, &len);
+    free(path);
     if (rv == NL_OK) {
         text[strcspn(text, "\n")] = '\0';
         rv = nl_parse_u64(text, &boot) == NL_OK ? NL_OK : NL_ECORRUPT;
         free(text);
     }
-    if (rv == NL_OK || rv == NL_ENOTFOUND) {
-        int n = snprintf(number, sizeof number, "%llu\n", (unsigned long long)boot + 1);
-        rv = nl_fs_write_atomic(path, number, (size_t)n, 0600);
-    }
-    free(path);
+    rv = rv == NL_ENOTFOUND ? NL_OK : rv;
     if (rv == NL_OK) {
-        *ret = boot + 1;
+        *ret = boot;
     }
+    return rv;
+}
+
+int nl_data_dir_count_boot(const struct nl_data_dir *dir, uint64_t boot) {
+    char number[BOOT_BYTES_MAX];
+    char *path = join(dir->path, "boot");
+    if (path == NULL) {
+        return NL_ENOMEM;
+    }
+    int n = snprintf(number, sizeof number, "%llu\n", (unsigned long long)boot);
+    int rv = nl_fs_write_atomic(path, number, (size_t)n, 0600);
+    free(path);
     return rv;
 }
 

@@ -2,10 +2,10 @@
 //
 //   lock      held while a process uses the directory
 //   identity  cluster, node id, format; "state bootstrapping" until the first log is complete
-//   boot      how often the node was started
+//   boot      how often the node was started and had the cluster's word that it may go on
 //   raft/     libraft's files
 //
-// Blocking; used at open only.
+// Blocking; used at open, and in a worker.
 #ifndef NODELINK_CLUSTER_DATA_DIR_H
 #define NODELINK_CLUSTER_DATA_DIR_H
 
@@ -28,8 +28,10 @@ int nl_data_dir_open(const char *path, const char *cluster_name, uint64_t id, bo
                      struct nl_data_dir *ret, char *error_text, size_t error_size);
 // The first log is complete. NL_EIO.
 int nl_data_dir_ready(struct nl_data_dir *dir, const char *cluster_name, uint64_t id);
-// Counts this start, durably. NL_EIO, NL_ECORRUPT.
-int nl_data_dir_next_boot(struct nl_data_dir *dir, uint64_t *ret);
+// The number of the latest start that was counted; 0: none. NL_EIO, NL_ECORRUPT.
+int nl_data_dir_boot(const struct nl_data_dir *dir, uint64_t *ret);
+// Counts a start, durably. NL_EIO, NL_ENOMEM.
+int nl_data_dir_count_boot(const struct nl_data_dir *dir, uint64_t boot);
 void nl_data_dir_close(struct nl_data_dir *dir);  // also of a zeroed or failed one
 
 #endif

@@ -216,7 +216,12 @@ struct nl_cluster {
     struct nl_raft_member raft_members[NL_CLUSTER_MEMBERS_MAX];
     size_t n_members;
     uint64_t id;
-    uint64_t boot;
+    uint64_t boot;        // of this start
+    bool boot_counted;    // it is on the disk; until then nothing that carries it is sent
+    bool boot_under_way;  // a read or a write for it
+    uint64_t boot_at_ms;  // not before
+    uv_work_t boot_work;
+    int boot_result;
     uint32_t election_timeout_ms;
     uint64_t disk_free_min;
     struct nl_rpc_tls tls;
@@ -260,8 +265,13 @@ struct nl_cluster {
 
 const struct nl_cluster_member *nl_cluster_member_of(const struct nl_cluster *cluster, uint64_t id);
 void nl_cluster_maybe_closed(struct nl_cluster *cluster);
-// The cluster knows this start of this node, by the log or by a peer's word. A later one than its
-// own is fatal: the data directory isn't the last that the node had.
+void nl_cluster_fatal(struct nl_cluster *cluster, const char *why) __attribute__((noreturn));
+
+// The number of this start (boot.c). Open: NL_EIO, NL_ECORRUPT with a sentence.
+int nl_boot_open(struct nl_cluster *cluster, char *error_text, size_t error_size);
+void nl_boot_tick(struct nl_cluster *cluster, uint64_t now_ms);
+// The cluster knows this start of this node, by the log or by a peer's word. A later one than the
+// data directory knows is fatal: it isn't the last that the node had.
 void nl_cluster_check_boot(struct nl_cluster *cluster, uint64_t boot);
 
 #endif

@@ -136,7 +136,8 @@ static bool send_batch(struct nl_cluster *cluster, struct nl_link *link, uint64_
 void nl_propose_flush(struct nl_cluster *cluster) {
     uint64_t now_ms = nl_clock_mono_ms();
     uint64_t target = nl_propose_target(cluster, now_ms);
-    if (target == 0 || target == cluster->id || now_ms < cluster->proposer.hold_until_ms) {
+    if (target == 0 || target == cluster->id || now_ms < cluster->proposer.hold_until_ms ||
+        !cluster->boot_counted) {
         return;
     }
     struct nl_link *link = nl_link_of(cluster, target);

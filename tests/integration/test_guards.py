@@ -16,8 +16,8 @@ import grpc
 import pytest
 
 import partition
-from harness import SANITIZED, Cluster, Evidence, alive, new_id, stubs, wait_for
-from test_start import data_dir
+from harness import BIN, SANITIZED, SLOW, Cluster, Evidence, alive, new_id, stubs, wait_for
+from test_start import config_of, data_dir
 
 FAIL_STOP = "stopped at once, to be safe"
 MIB = 1024 * 1024
@@ -399,3 +399,91 @@ def test_odd_entry_sizes():
                 found = client.GetTask(control.GetTaskRequest(task_id=task)).task
                 assert list(found.spec.env) == [f"X={text}"]
             channel.close()
+
+
+# ---- an old copy of a data directory ----------------------------------------------
+
+
+def boot_of(cluster, name):
+    return int((data_dir(cluster, name) / "boot").read_text())
+
+
+def wait_counted(cluster, name, number):
+    wait_for(f"start {number} of {name} is counted", lambda: boot_of(cluster, name) == number)
+
+
+def refused_starts(cluster, name, times):
+    """Each start ends by itself and says why; none of them counts."""
+
+    def directory_says():
+        file = data_dir(cluster, name) / "boot"
+        return file.read_text() if file.exists() else None
+
+    before = directory_says()
+    for _ in range(times):
+        args = [BIN / "nodelinkd", "--config", config_of(cluster, name), "--bootstrap"]
+        r = subprocess.run(args, capture_output=True, text=True, timeout=30 * SLOW)
+        assert r.returncode != 0
+        for words in ("the cluster knows a later start of this node", "join under a new id"):
+            assert words in r.stderr, r.stderr
+        assert directory_says() == before
+
+
+def test_old_copy_of_the_directory():
+    """It has forgotten what the node promised: refused each time, however often it is started."""
+    with Cluster(agents=1) as cluster:
+        leader = partition.leader_among(cluster, cluster.names())
+        victim = others(cluster, leader)[0]
+        rest = others(cluster, victim)
+        real = data_dir(cluster, victim)
+        old, new = real.with_name("old"), real.with_name("new")
+        wait_counted(cluster, victim, 1)
+        cluster.kill(victim)
+        shutil.copytree(real, old)
+        for number in (2, 3):
+            cluster.start(victim)
+            wait_counted(cluster, victim, number)
+            cluster.wait_healthy()
+            cluster.kill(victim)
+        real.rename(new)
+        old.rename(real)
+        refused_starts(cluster, victim, 8)
+        assert run_true(cluster, rest)
+        # One that is made anew under the same id has forgotten more.
+        shutil.rmtree(real)
+        real.mkdir(mode=0o700)
+        refused_starts(cluster, victim, 6)
+        shutil.rmtree(real)
+        new.rename(real)
+        back_to_health(cluster, victim)
+        wait_counted(cluster, victim, 4)
+
+
+def test_crash_loop_starts():
+    """kill -9 at every moment of a start: the directory stays the node's last one."""
+    with Cluster(agents=1) as cluster:
+        victim = cluster.names()[-1]
+        first = boot_of(cluster, victim)
+        for i in range(10):
+            cluster.kill(victim)
+            cluster.start(victim)
+            if i % 2:
+                wait_for("it is counted", lambda: boot_of(cluster, victim) > first + i // 2)
+        cluster.kill(victim)
+        back_to_health(cluster, victim)
+        # Without a quorum no start can be counted, and none is needed.
+        for name in others(cluster, victim):
+            cluster.kill(name)
+        number = boot_of(cluster, victim)
+        for _ in range(3):
+            cluster.kill(victim)
+            seen = len(log_of(cluster, victim))
+            cluster.start(victim)
+            wait_for("it runs", lambda: "role=candidate" in log_of(cluster, victim)[seen:])
+        assert boot_of(cluster, victim) == number
+        for name in others(cluster, victim):
+            cluster.start(name)
+        cluster.wait_healthy(60)
+        wait_for("it is counted", lambda: boot_of(cluster, victim) == number + 1)
+        assert run_true(cluster)
+        cluster.verify()

@@ -307,6 +307,10 @@ void sim_check_turn(struct sim_node *node) {
 }
 
 void sim_check_node_up(struct sim_node *node) {
+    uint64_t boot = nl_cluster_boot(node->cluster);
+    const char *why = sim_history_boot(&check.history, node->id, boot);
+    SIM_CHECK(why == NULL, "node %u starts with number %llu, but %s", node->index + 1, U(boot),
+              why);
     end_entry(node);
     node->cluster_state = node->cluster->state;
     sim_check_state(node);

@@ -96,9 +96,17 @@ int __wrap_nl_data_dir_ready(struct nl_data_dir *dir, const char *cluster_name, 
     return NL_OK;
 }
 
-int __wrap_nl_data_dir_next_boot(struct nl_data_dir *dir, uint64_t *ret) {
+int __wrap_nl_data_dir_boot(const struct nl_data_dir *dir, uint64_t *ret) {
     (void)dir;
-    *ret = ++sim.current->disk.boot;
+    *ret = sim.current->disk.boot;
+    return NL_OK;
+}
+
+int __wrap_nl_data_dir_count_boot(const struct nl_data_dir *dir, uint64_t boot) {
+    (void)dir;
+    if (sim.current->up) {
+        sim.current->disk.boot = boot;
+    }
     return NL_OK;
 }
 

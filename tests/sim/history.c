@@ -190,6 +190,19 @@ const char *sim_history_refused(struct sim_history *h, uint64_t proposer, uint64
     return NULL;
 }
 
+const char *sim_history_boot(struct sim_history *h, uint64_t proposer, uint64_t boot) {
+    for (size_t i = 0; i < h->cap_commands; i++) {
+        struct sim_command *c = &h->commands[i];
+        if (c->proposer == proposer && c->boot == boot) {
+            if (c->end == SIM_APPLIED) {
+                return "a command of an earlier start with this number was applied";
+            }
+            c->end = SIM_NOT_APPLIED;
+        }
+    }
+    return NULL;
+}
+
 void sim_history_promise(struct sim_history *h, uint64_t proposer, uint64_t boot,
                          uint64_t sequence) {
     command(h, proposer, boot, sequence)->promised = true;

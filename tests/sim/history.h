@@ -59,6 +59,9 @@ const char *sim_history_acked(struct sim_history *h, uint64_t proposer, uint64_t
                               uint64_t sequence, uint64_t index, struct nl_outcome outcome);
 const char *sim_history_refused(struct sim_history *h, uint64_t proposer, uint64_t boot,
                                 uint64_t sequence);
+// A node starts with this number. One that was not counted may come again, for nothing that
+// carries it was sent: what its clients were told of such commands says nothing any more.
+const char *sim_history_boot(struct sim_history *h, uint64_t proposer, uint64_t boot);
 // A client was told that it is done, before anybody applied it (a planted defect).
 void sim_history_promise(struct sim_history *h, uint64_t proposer, uint64_t boot,
                          uint64_t sequence);

@@ -47,7 +47,8 @@ int __wrap_nl_mark_install_end(struct nl_mark *mark);
 int __wrap_nl_data_dir_open(const char *path, const char *cluster_name, uint64_t id, bool bootstrap,
                             struct nl_data_dir *ret, char *error_text, size_t error_size);
 int __wrap_nl_data_dir_ready(struct nl_data_dir *dir, const char *cluster_name, uint64_t id);
-int __wrap_nl_data_dir_next_boot(struct nl_data_dir *dir, uint64_t *ret);
+int __wrap_nl_data_dir_boot(const struct nl_data_dir *dir, uint64_t *ret);
+int __wrap_nl_data_dir_count_boot(const struct nl_data_dir *dir, uint64_t boot);
 void __wrap_nl_data_dir_close(struct nl_data_dir *dir);
 int __wrap_nl_segments_last(const char *dir, uint64_t *ret, char *error_text, size_t error_size);
 int __wrap_nl_segments_finish_install(const char *dir, uint64_t index, uint64_t term,
