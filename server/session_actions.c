@@ -345,6 +345,20 @@ static void fill_start(struct nl_session_core *core, struct slot *slot,
     a->command.task_start = s;
 }
 
+static void fill_uncertain(struct nl_session_core *core, struct slot *slot,
+                           struct nl_session_action *a) {
+    begin_propose(a, NL_SESSION_UNCERTAIN, slot->id, slot->attempt);
+    Nodelink__V1__TaskUnknown *u = &a->body.uncertain;
+    nodelink__v1__task_unknown__init(u);
+    u->task_id = slot->id;
+    u->attempt = slot->attempt;
+    u->agent_id = nl_message_text(core->config.agent_id);
+    u->epoch = core->epoch;
+    u->reason = nl_message_text("supervisor lost");
+    a->command.body_case = NODELINK__V1__COMMAND__BODY_TASK_UNKNOWN;
+    a->command.task_unknown = u;
+}
+
 // Results of an epoch that is over would be refused: the agent repeats them on its new stream.
 static void drop_superseded(struct nl_session_core *core, const struct nl_state *state) {
     const struct nl_agent *agent = nl_state_agent(state, core->config.agent_id);
@@ -373,7 +387,11 @@ static bool next_proposal(struct nl_session_core *core, uint64_t now_ms,
     }
     if (core->state == NL_SESSION_ACTIVE && core->starts != NULL &&
         core->starts->start_at_ms <= now_ms) {
-        fill_start(core, core->starts, a);
+        if (core->starts->uncertain) {
+            fill_uncertain(core, core->starts, a);
+        } else {
+            fill_start(core, core->starts, a);
+        }
         return true;
     }
     return false;
@@ -575,6 +593,7 @@ static void sent(struct nl_session_core *core, uint64_t now_ms, const struct nl_
             break;
         case NL_SESSION_REGISTER:
         case NL_SESSION_START:
+        case NL_SESSION_UNCERTAIN:
         case NL_SESSION_FINISH:
         case NL_SESSION_END:
             return;

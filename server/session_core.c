@@ -16,8 +16,9 @@ const char *nl_session_state_name(enum nl_session_state state) {
 }
 
 const char *nl_session_purpose_name(enum nl_session_purpose purpose) {
-    static const char *const names[] = {"welcome", "run",      "cancel", "ack",    "ping", "pong",
-                                        "drain",   "register", "start",  "finish", "end"};
+    static const char *const names[] = {"welcome", "run",       "cancel", "ack",
+                                        "ping",    "pong",      "drain",  "register",
+                                        "start",   "uncertain", "finish", "end"};
     return names[purpose];
 }
 
@@ -143,6 +144,12 @@ static void on_finish_known(struct nl_session_core *core, struct slot *slot,
     }
 }
 
+// Whether a task without a result has more to say to the log.
+static bool start_due(struct slot *slot, bool known) {
+    slot->uncertain_known |= known && slot->in_flight == NL_SESSION_UNCERTAIN;
+    return slot->uncertain ? !slot->uncertain_known : slot->in_flight == NL_SESSION_START && !known;
+}
+
 static void on_proposed(struct nl_session_core *core, uint64_t now_ms,
                         const struct nl_session_event *event) {
     core->in_flight--;
@@ -159,8 +166,8 @@ static void on_proposed(struct nl_session_core *core, uint64_t now_ms,
         on_finish_known(core, slot, event->outcome);
     } else if (slot->result != NULL) {
         session_slot_queue(core, slot, SLOT_FINISH);
-    } else if (slot->in_flight == NL_SESSION_START && !known && slot->busy) {
-        slot->start_at_ms = core->resume_at_ms;
+    } else if (slot->busy && start_due(slot, known)) {
+        slot->start_at_ms = known ? now_ms : core->resume_at_ms;
         session_slot_queue(core, slot, SLOT_START);
     }
     session_slot_settle(core, slot);

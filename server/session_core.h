@@ -91,6 +91,7 @@ enum nl_session_purpose {
     NL_SESSION_DRAIN,
     NL_SESSION_REGISTER,
     NL_SESSION_START,
+    NL_SESSION_UNCERTAIN,
     NL_SESSION_FINISH,
     NL_SESSION_END,
 };
@@ -138,6 +139,7 @@ struct nl_session_action {
         } run;
         Nodelink__V1__AgentRegister registration;
         Nodelink__V1__TaskStart start;
+        Nodelink__V1__TaskUnknown uncertain;
         Nodelink__V1__TaskFinish finish;
     } body;
 };

@@ -90,6 +90,20 @@ static void on_started(struct nl_session_core *core, uint64_t now_ms,
     }
 }
 
+// Its result follows. Its start need not be said any more.
+static void on_uncertain(struct nl_session_core *core, uint64_t now_ms,
+                         const Nodelink__V1__TaskResponse *frame) {
+    struct slot *slot = session_slot_find(core, frame->task_id, frame->attempt);
+    if (slot == NULL || slot->uncertain || slot->result != NULL || !slot->busy) {
+        return;
+    }
+    slot->started = slot->uncertain = true;
+    if (slot->queue == SLOT_IDLE) {
+        slot->start_at_ms = now_ms;
+        session_slot_queue(core, slot, SLOT_START);
+    }
+}
+
 static bool digest_ok(ProtobufCBinaryData digest) {
     return digest.len == 0 || digest.len == 32;
 }
@@ -162,6 +176,8 @@ static void on_task_frame(struct nl_session_core *core, uint64_t now_ms,
         on_result(core, frame, event->synthesised, event->synthesised_tail);
     } else if (frame->is_final && core->config.extended) {
         malformed(core, "final response without result");
+    } else if (frame->control_case == NODELINK__V1__TASK_RESPONSE__CONTROL_UNCERTAIN) {
+        on_uncertain(core, now_ms, frame);
     } else if (frame->status == NODELINK__V1__TASK_RESPONSE__STATUS__IN_PROGRESS) {
         on_started(core, now_ms, frame);
     }
@@ -209,6 +225,7 @@ static void on_active_frame(struct nl_session_core *core, uint64_t now_ms,
             session_close(core, NL_RPC_OK, "goodbye: %.200s", frame->goodbye->reason);
             return;
         case NODELINK__V1__TASK_RESPONSE__CONTROL_STARTED:
+        case NODELINK__V1__TASK_RESPONSE__CONTROL_UNCERTAIN:
         case NODELINK__V1__TASK_RESPONSE__CONTROL_RESULT:
             on_task_frame(core, now_ms, event);
             return;

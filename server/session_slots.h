@@ -30,6 +30,7 @@ struct slot {
     bool cancel_due, cancel_sent;
     bool ack_due, ack_late, ack_if_current;
     bool started, timed_out;
+    bool uncertain, uncertain_known;    // the agent does not know how it ended; the log has that
     enum nl_session_purpose in_flight;  // while queue is SLOT_IN_FLIGHT
     enum slot_queue queue;
     uint64_t start_at_ms;  // when TaskStart is to be proposed

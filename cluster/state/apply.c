@@ -60,6 +60,8 @@ static int dispatch(struct nl_apply *a) {
             return nl_apply_submit(a, c->task_submit);
         case NODELINK__V1__COMMAND__BODY_TASK_START:
             return nl_apply_start(a, c->task_start);
+        case NODELINK__V1__COMMAND__BODY_TASK_UNKNOWN:
+            return nl_apply_unknown(a, c->task_unknown);
         case NODELINK__V1__COMMAND__BODY_TASK_FINISH:
             return nl_apply_finish(a, c->task_finish);
         case NODELINK__V1__COMMAND__BODY_TASK_CANCEL:

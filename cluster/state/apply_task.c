@@ -1,4 +1,4 @@
-// TaskStart, TaskFinish, TaskCancelRequest, TaskExpire: the life of a task.
+// TaskStart, TaskUnknown, TaskFinish, TaskCancelRequest, TaskExpire: the life of a task.
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -48,6 +48,29 @@ int nl_apply_start(struct nl_apply *a, const Nodelink__V1__TaskStart *m) {
         rec->task.started_ms = a->state->clock_ms;
     }
     rv = nl_task_commit(a, rec, old);
+    return rv == NL_OK ? nl_apply_done(a, NL_OUTCOME_OK, 0) : rv;
+}
+
+int nl_apply_unknown(struct nl_apply *a, const Nodelink__V1__TaskUnknown *m) {
+    struct nl_task_rec *rec = nl_task_get(a->state, m->task_id);
+    if (rec == NULL) {
+        return nl_apply_done(a, NL_OUTCOME_NO_TASK, 0);
+    }
+    enum nl_task_state old = rec->task.state;
+    if (strcmp(rec->task.spec->agent_id, m->agent_id) != 0) {
+        return nl_apply_done(a, NL_OUTCOME_INVALID, 0);
+    }
+    if (!is_current(a->state, &rec->task, m->epoch, m->attempt)) {
+        return nl_apply_done(a, NL_OUTCOME_STALE, 0);
+    }
+    if (nl_task_is_terminal(old)) {
+        return nl_apply_done(a, NL_OUTCOME_TOO_LATE, old);
+    }
+    if (old != NL_TASK_DISPATCHED && old != NL_TASK_RUNNING) {
+        return nl_apply_done(a, old == NL_TASK_UNKNOWN ? NL_OUTCOME_NOTHING : NL_OUTCOME_INVALID,
+                             0);
+    }
+    int rv = nl_task_move(a, rec->head.slot, NL_TASK_UNKNOWN, m->reason);
     return rv == NL_OK ? nl_apply_done(a, NL_OUTCOME_OK, 0) : rv;
 }
 

@@ -418,6 +418,7 @@ int nl_apply_disconnect(struct nl_apply *a, const Nodelink__V1__AgentDisconnect 
 int nl_apply_timeout(struct nl_apply *a, const Nodelink__V1__AgentTimeout *m);
 int nl_apply_submit(struct nl_apply *a, const Nodelink__V1__TaskSubmit *m);
 int nl_apply_start(struct nl_apply *a, const Nodelink__V1__TaskStart *m);
+int nl_apply_unknown(struct nl_apply *a, const Nodelink__V1__TaskUnknown *m);
 int nl_apply_finish(struct nl_apply *a, const Nodelink__V1__TaskFinish *m);
 int nl_apply_cancel(struct nl_apply *a, const Nodelink__V1__TaskCancelRequest *m);
 int nl_apply_expire(struct nl_apply *a, const Nodelink__V1__TaskExpire *m);

@@ -108,15 +108,20 @@ class World:
         reply = self.ask("ListAgents", self.pb.ListAgentsRequest())
         return {a.id: a for a in reply.agents} if reply else {}
 
+    def term_led(self, name):
+        """In which the node says that it leads, or 0."""
+        with contextlib.suppress(grpc.RpcError):
+            s = self.on(name).GetStatus(self.pb.GetStatusRequest(), timeout=ASK_S)
+            return s.term if s.role == "leader" else 0
+        return 0
+
+    def leads(self, name):
+        return self.term_led(name) > 0
+
     def leader(self):
         """The node that says so of itself, in the highest term."""
-        found = []
-        for name in self.cluster.names():
-            with contextlib.suppress(grpc.RpcError):
-                s = self.on(name).GetStatus(self.pb.GetStatusRequest(), timeout=ASK_S)
-                if s.role == "leader":
-                    found.append((s.term, name))
-        return max(found)[1] if found else None
+        term, name = max((self.term_led(n), n) for n in self.cluster.names())
+        return name if term > 0 else None
 
     def is_healthy(self):
         streams = {}

@@ -94,7 +94,7 @@ def check_everywhere(w, task, want):
         first = first or t
         assert t == first, (name, t, first)
         assert w.output(task, name) == w.output(task, w.cluster.names()[0])
-    assert (w.state(task), first.reason) == (state, first.reason) and reason in first.reason
+    assert (w.state(task), reason in first.reason) == (state, True), first
     assert first.late_results == 0 and first.attempt == 1, first
     assert w.evidence.starts().get(task, 0) in starts, w.evidence.starts()
     out = w.output(task, w.cluster.names()[0])
@@ -107,20 +107,13 @@ def check_everywhere(w, task, want):
         assert (len(got), sha256(got)) == (size, digest.hex())
 
 
-def start_again(w, victim, agent, owner, leader, pid):
-    """The link starts its supervisor itself."""
-    if victim == "supervisor":
-        wait_for(
-            "another supervisor",
-            lambda: w.agent_pid(agent, "supervisor") != pid
-            and alive(w.agent_pid(agent, "supervisor")),
-        )
-    else:
-        w.cluster.start({"link": agent, "owner": owner, "leader": leader}[victim])
+def has_another(w, agent, pid):
+    now = w.agent_pid(agent, "supervisor")
+    return now != pid and alive(now)
 
 
 def bring_to(w, point, task, agent, third, script):
-    """Submits the task and brings it to the point, where somebody stops now."""
+    """Submits the task and brings it to the point, where somebody stops now: returns its pid."""
     name = POINTS[point][0]
     early = point in EARLY
     if early:
@@ -137,32 +130,51 @@ def bring_to(w, point, task, agent, third, script):
     return w.points.wait(name)
 
 
+def begin(w, point, victim):
+    """A task that stands at its point. On a machine that stood still the cluster may have judged
+    somebody dead meanwhile, and the agent be elsewhere: then this was no cell, and the next is
+    begun."""
+    name, holder = POINTS[point]
+    for _ in range(5):
+        w.wait_healthy()
+        agent, owner, leader, third = w.place()
+        task = new_id(f"{victim}-{point}")
+        script = Script(w, task)
+        pids = {p: w.agent_pid(agent, p) for p in ("link", "supervisor")}
+        pids |= {"owner": w.node_pid(owner), "leader": w.node_pid(leader)}
+        stopped = bring_to(w, point, task, agent, third, script)
+        if stopped == pids[holder] and w.leads(leader):
+            return task, script, pids, {"link": agent, "owner": owner, "leader": leader}, third
+        w.points.go_on(name)
+        script.end.touch()
+        assert w.wait_ended(task).state == w.pb.TASK_COMPLETED
+    raise AssertionError(f"nobody stays where they are long enough for {point}")
+
+
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("point", POINTS)
 def test_killed(w, point, victim):
-    w.wait_healthy()
-    agent, owner, leader, third = w.place()
-    name, holder = POINTS[point]
-    task = new_id(f"{victim}-{point}")
-    script = Script(w, task)
-    pids = {p: w.agent_pid(agent, p) for p in ("link", "supervisor")}
-    pids |= {"owner": w.node_pid(owner), "leader": w.node_pid(leader)}
-    stopped = bring_to(w, point, task, agent, third, script)
-    assert stopped == pids[holder]
+    task, script, pids, names, third = begin(w, point, victim)
     states = States(w.on(third), task)
 
     w.kill(pids[victim])
-    w.points.go_on(name)
+    w.points.go_on(POINTS[point][0])
     # What a dead supervisor ran must not end by itself: it is to be found and taken down.
     if (victim, point) not in OUTCOMES:
         script.end.touch()
-    start_again(w, victim, agent, owner, leader, pids[victim])
+    if victim == "supervisor":  # its link starts another one
+        wait_for("another supervisor", lambda: has_another(w, names["link"], pids[victim]))
+    else:
+        w.cluster.start(names[victim])
     w.wait_ended(task)
     wait_for("nothing of it runs", lambda: not w.processes(task))
     w.wait_healthy()
     check_everywhere(w, task, OUTCOMES.get((victim, point), COMPLETED))
     seen = states.end()
     assert seen[-1] == w.state(task), seen
+    if (victim, point) == ("supervisor", "during-output"):
+        # Taking it down took the grace; that nobody knows its end was said before.
+        assert seen == ["running", "unknown", "failed"], seen
 
 
 def test_left_running():

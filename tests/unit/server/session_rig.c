@@ -261,6 +261,15 @@ void rig_started(struct rig *rig, const char *task) {
     rig_frame(rig, &frame);
 }
 
+void rig_uncertain(struct rig *rig, const char *task) {
+    Nodelink__V1__TaskResponse frame;
+    Nodelink__V1__TaskUncertain uncertain = NODELINK__V1__TASK_UNCERTAIN__INIT;
+    begin(rig, &frame, task);
+    frame.control_case = NODELINK__V1__TASK_RESPONSE__CONTROL_UNCERTAIN;
+    frame.uncertain = &uncertain;
+    rig_frame(rig, &frame);
+}
+
 void rig_result(struct rig *rig, const char *task, int exit_code) {
     Nodelink__V1__TaskResponse frame;
     Nodelink__V1__TaskResult result = NODELINK__V1__TASK_RESULT__INIT;

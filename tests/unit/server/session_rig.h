@@ -54,6 +54,7 @@ void rig_tell_task(struct rig *rig, const char *task);
 // Frames of the agent, of the core's epoch and the rig's attempt.
 void rig_hello(struct rig *rig, uint32_t capacity, const char *running, const char *finished);
 void rig_started(struct rig *rig, const char *task);
+void rig_uncertain(struct rig *rig, const char *task);
 void rig_result(struct rig *rig, const char *task, int exit_code);
 void rig_frame(struct rig *rig, Nodelink__V1__TaskResponse *frame);
 // AUTHORIZED, for an agent with extensions also an empty Hello, and the registration.

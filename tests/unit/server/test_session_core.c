@@ -412,6 +412,53 @@ static void a_lost_proposal_is_repeated(void **state) {
     rig_expect(&rig, "ack t1");
 }
 
+// The agent's supervisor died under it: UNKNOWN until its result comes.
+static void an_uncertain_task_is_unknown(void **state) {
+    (void)state;
+    rig_active(&rig, 0);
+    rig_submit(&rig, "t1");
+    rig_started(&rig, "t1");
+    rig_wait(&rig, 20);
+    rig_commit(&rig);
+    rig_expect(&rig, "run t1; start t1");
+    rig_uncertain(&rig, "t1");
+    rig_expect(&rig, "uncertain t1");
+    rig_lose(&rig, NL_ENOQUORUM);
+    rig_wait(&rig, 500);
+    rig_expect(&rig, "uncertain t1");
+    rig_commit(&rig);
+    assert_int_equal(fx_task_state(&rig.fx, "t1"), NL_TASK_UNKNOWN);
+    rig_uncertain(&rig, "t1");
+    rig_started(&rig, "t1");
+    rig_wait(&rig, 1000);
+    rig_expect(&rig, "");
+    rig_result(&rig, "t1", 1);
+    rig_commit(&rig);
+    rig_expect(&rig, "finish t1; ack t1");
+    assert_int_equal(fx_task_state(&rig.fx, "t1"), NL_TASK_FAILED);
+}
+
+// What is under way first: a start that comes after it would make it running again.
+static void an_uncertain_task_waits_for_its_start(void **state) {
+    (void)state;
+    rig_active(&rig, 0);
+    rig_submit(&rig, "t1");
+    rig_started(&rig, "t1");
+    rig_wait(&rig, 20);
+    rig_expect(&rig, "run t1; start t1");
+    rig_uncertain(&rig, "t1");
+    rig_expect(&rig, "");
+    rig_commit(&rig);
+    rig_expect(&rig, "uncertain t1");
+    rig_commit(&rig);
+    assert_int_equal(fx_task_state(&rig.fx, "t1"), NL_TASK_UNKNOWN);
+    rig_submit(&rig, "t2");
+    rig_started(&rig, "t2");
+    rig_uncertain(&rig, "t2");  // its start was not proposed yet
+    rig_wait(&rig, 20);
+    rig_expect(&rig, "run t2; uncertain t2");
+}
+
 static void a_stale_result_is_not_acknowledged(void **state) {
     (void)state;
     rig_active(&rig, 0);
@@ -772,6 +819,8 @@ int main(void) {
         EXTENDED(a_deadline_goes_with_the_task),
         EXTENDED(a_task_that_waits_beyond_its_deadline_is_withdrawn),
         EXTENDED(a_lost_proposal_is_repeated),
+        EXTENDED(an_uncertain_task_is_unknown),
+        EXTENDED(an_uncertain_task_waits_for_its_start),
         EXTENDED(a_stale_result_is_not_acknowledged),
         EXTENDED(pruned_tasks_are_acknowledged_as_late),
         EXTENDED(the_state_closes_it),

@@ -248,6 +248,16 @@ struct nl_outcome fx_finish(struct fx *fx, const char *task, const char *agent, 
     return fx_finish_result(fx, task, agent, epoch, &result);
 }
 
+struct nl_outcome fx_unknown(struct fx *fx, const char *task, const char *agent, uint64_t epoch) {
+    COMMAND(task_unknown, TASK_UNKNOWN, TaskUnknown, TASK_UNKNOWN);
+    m.task_id = (char *)task;
+    m.agent_id = (char *)agent;
+    m.epoch = epoch;
+    m.attempt = fx->attempt;
+    m.reason = (char *)"supervisor lost";
+    return fx_apply(fx, &command);
+}
+
 struct nl_outcome fx_cancel(struct fx *fx, const char *task, const char *reason) {
     COMMAND(task_cancel, TASK_CANCEL, TaskCancelRequest, TASK_CANCEL_REQUEST);
     m.task_id = (char *)task;

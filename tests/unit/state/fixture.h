@@ -78,6 +78,7 @@ struct nl_outcome fx_finish(struct fx *fx, const char *task, const char *agent, 
                             Nodelink__V1__TaskResult__Kind kind, int32_t value);
 struct nl_outcome fx_finish_result(struct fx *fx, const char *task, const char *agent,
                                    uint64_t epoch, Nodelink__V1__TaskResult *result);
+struct nl_outcome fx_unknown(struct fx *fx, const char *task, const char *agent, uint64_t epoch);
 struct nl_outcome fx_cancel(struct fx *fx, const char *task, const char *reason);
 struct nl_outcome fx_expire(struct fx *fx, const char *task, uint64_t version);
 struct nl_outcome fx_prune(struct fx *fx, uint64_t before_ms, uint64_t keep_max, uint32_t limit);

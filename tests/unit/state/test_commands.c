@@ -59,6 +59,9 @@ static void prepare(struct fx *fx, int start) {
 static struct nl_outcome do_start(struct fx *fx) {
     return fx_start(fx, "t", "a", 1);
 }
+static struct nl_outcome do_unknown(struct fx *fx) {
+    return fx_unknown(fx, "t", "a", 1);
+}
 static struct nl_outcome do_finish(struct fx *fx) {
     return fx_finish(fx, "t", "a", 1, EXITED, 0);
 }
@@ -139,6 +142,18 @@ static const struct task_row task_rows[] = {
       {TOO_LATE, 7},
       {TOO_LATE, 8},
       {OK, 3}}},
+    {"unknown",
+     do_unknown,
+     {{NO_TASK, 0},
+      {INVALID, 1},
+      {OK, 4},
+      {OK, 4},
+      {NOTHING, 4},
+      {TOO_LATE, 5},
+      {TOO_LATE, 6},
+      {TOO_LATE, 7},
+      {TOO_LATE, 8},
+      {NOTHING, 4}}},
     {"finish",
      do_finish,
      {{NO_TASK, 0},
