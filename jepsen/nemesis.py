@@ -68,8 +68,9 @@ class Kill(Fault):
         self.victim, broken, pid = self.choose()
         was_alive = alive(pid)
         self.broken = broken  # before: whoever looks for the dead must not blame this one
-        self.cluster.kill(self.victim)
-        wait_for(f"{broken} is dead", lambda: not alive(pid), 10)
+        if was_alive:
+            self.cluster.kill(self.victim)
+            wait_for(f"{broken} is dead", lambda: not alive(pid), 10)
         return was_alive, {"victim": broken, "pid": pid}
 
     def heal(self):
@@ -99,13 +100,18 @@ class Pause(Fault):
     def hit(self):
         self.victim, broken, self.pid = self.choose()
         self.seconds = self.rng.uniform(0.2, 1.5) * self.usual_seconds
+        fields = {"victim": broken, "pid": self.pid, "seconds": round(self.seconds, 3)}
+        if not alive(self.pid):  # it ended by itself; the observer says so
+            return False, fields
         self.broken = broken
         r = self.cluster.local("pause", self.victim)
         assert r.returncode == 0, r.stderr
         wait_for(f"{broken} stands still", lambda: stopped(self.pid), 10)
-        return True, {"victim": broken, "pid": self.pid, "seconds": round(self.seconds, 3)}
+        return True, fields
 
     def heal(self):
+        if not alive(self.pid):
+            return False, {"victim": self.broken, "pid": self.pid}
         r = self.cluster.local("resume", self.victim)
         assert r.returncode == 0, r.stderr
         wait_for(f"{self.broken} goes on", lambda: not stopped(self.pid), 10)

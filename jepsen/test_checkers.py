@@ -615,6 +615,25 @@ def test_each_kind_comes_before_one_comes_again():
     assert len({"".join(names[i : i + 3]) for i in range(0, 30, 3)}) > 1
 
 
+@pytest.mark.parametrize("kind", [nemesis.KillNode, nemesis.PauseNode])
+def test_a_victim_that_ended_by_itself_is_no_effect(kind):
+    """The run goes on, and its verdict names the death."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    node = {"name": "n1", "pid": dead.pid}
+    started = []
+    cluster = types.SimpleNamespace(
+        names=lambda: ["n1"],
+        node=lambda name: node,
+        config=lambda: {"nodes": [node], "agents": []},
+        start=started.append,
+    )
+    fault = kind(cluster, 1, 3)
+    assert fault.hit()[0] is False
+    fault.heal()
+    assert started == (["n1"] if kind is nemesis.KillNode else [])
+
+
 def test_the_command_refuses_to_run_without_evidence(tmp_path):
     env = {"NODELINK_TASK_ID": "t", "NODELINK_ATTEMPT": "1"}
     for journal, task in ((tmp_path / "none/journal", "t"), (tmp_path / "journal", "other")):
