@@ -131,8 +131,13 @@ static int guard_load(struct raft_io *io, raft_term *term, raft_id *voted_for,
                       struct raft_snapshot **snapshot, raft_index *start_index,
                       struct raft_entry *entries[], size_t *n_entries) {
     struct nl_guard *g = of_io(io);
-    return pass(
+    int rv = pass(
         g, g->inner.load(&g->inner, term, voted_for, snapshot, start_index, entries, n_entries));
+    if (rv == 0) {
+        // What it said of the unwritten end of a segment; it would stand behind a later error.
+        g->inner.errmsg[0] = '\0';
+    }
+    return rv;
 }
 
 static int guard_bootstrap(struct raft_io *io, const struct raft_configuration *conf) {
