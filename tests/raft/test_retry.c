@@ -1,13 +1,18 @@
-// Fix 4 of scripts/raft/README.md: a write to the log fails once. The linker puts the failure in
-// (--wrap=UvWriterSubmit).
+// Fixes 4 and 5 of scripts/raft/README.md: a write to the log fails once, and the end of a segment
+// doesn't hold up the loop. The linker puts the failure in, and tells which thread gives back the
+// kernel's context (--wrap=UvWriterSubmit, --wrap=io_destroy).
 
 #include <dirent.h>
+#include <linux/aio_abi.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -26,7 +31,19 @@ int __real_UvWriterSubmit(struct UvWriter *w, struct UvWriterReq *req, const uv_
 int __wrap_UvWriterSubmit(struct UvWriter *w, struct UvWriterReq *req, const uv_buf_t bufs[],
                           unsigned n, size_t offset, writer_cb cb);
 
-static char dir[] = "/tmp/nl-raft-retry-XXXXXX";
+int __real_io_destroy(aio_context_t ctx);
+int __wrap_io_destroy(aio_context_t ctx);
+
+static char dir[32];
+
+static pthread_t loop_thread;
+static atomic_uint destroyed, destroyed_on_loop;
+
+int __wrap_io_destroy(aio_context_t ctx) {
+    atomic_fetch_add(pthread_equal(pthread_self(), loop_thread) ? &destroyed_on_loop : &destroyed,
+                     1);
+    return __real_io_destroy(ctx);
+}
 
 static unsigned submits;
 static struct UvWriterReq *failing_req;
@@ -91,6 +108,18 @@ static size_t load(struct raft_io *io) {
     return n;
 }
 
+static void write_one(uv_loop_t *loop, struct raft_io *io) {
+    uint64_t payload = 42;
+    struct raft_entry entry = {.term = 1, .type = RAFT_COMMAND};
+    entry.buf = (struct raft_buffer){.base = &payload, .len = sizeof payload};
+    struct appended a = {.req.data = &a};
+    REACH(io->append(io, &a.req, &entry, 1, append_done) == 0);
+    while (!a.done) {
+        uv_run(loop, UV_RUN_ONCE);
+    }
+    REQUIRE(a.status == 0);
+}
+
 static void failed_write(void) {
     uv_loop_t loop;
     struct raft_uv_transport transport;
@@ -99,16 +128,8 @@ static void failed_write(void) {
     start_io(&io, &loop, &transport);
     REACH(load(&io) == 0);
 
-    uint64_t payload = 42;
-    struct raft_entry entry = {.term = 1, .type = RAFT_COMMAND};
-    entry.buf = (struct raft_buffer){.base = &payload, .len = sizeof payload};
-    struct appended a = {.req.data = &a};
-    REACH(io.append(&io, &a.req, &entry, 1, append_done) == 0);
-    while (!a.done) {
-        uv_run(&loop, UV_RUN_ONCE);
-    }
+    write_one(&loop, &io);
     REQUIRE(submits == 2);
-    REQUIRE(a.status == 0);
 
     uv_close((uv_handle_t *)&failing_timer, NULL);
     io.close(&io, no_close_cb);
@@ -122,6 +143,30 @@ static void failed_write(void) {
     REQUIRE(load(&io) == 1);
 }
 
+// The segments that are open when the backend closes end there.
+static void end_of_segment(void) {
+    uv_loop_t loop;
+    struct raft_uv_transport transport;
+    struct raft_io io;
+    submits = 1;  // none fails
+    loop_thread = pthread_self();
+    REACH(uv_loop_init(&loop) == 0);
+    start_io(&io, &loop, &transport);
+    REACH(load(&io) == 0);
+    atomic_store(&destroyed_on_loop, 0);  // the start may take its time
+    write_one(&loop, &io);
+    io.close(&io, no_close_cb);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    for (int tries = 0; atomic_load(&destroyed) + atomic_load(&destroyed_on_loop) == 0; tries++) {
+        REACH(tries < 5000);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    REQUIRE(atomic_load(&destroyed_on_loop) == 0);
+    raft_uv_close(&io);
+    raft_uv_tcp_close(&transport);
+    REQUIRE(uv_loop_close(&loop) == 0);
+}
+
 static void remove_dir(void) {
     DIR *d = opendir(dir);
     assert_non_null(d);
@@ -132,14 +177,25 @@ static void remove_dir(void) {
     assert_int_equal(rmdir(dir), 0);
 }
 
-static void test_failed_write(void **state) {
-    (void)state;
+static void check(void (*scenario)(void)) {
+    memcpy(dir, "/tmp/nl-raft-retry-XXXXXX", sizeof "/tmp/nl-raft-retry-XXXXXX");
     assert_non_null(mkdtemp(dir));
-    child_check(failed_write);
+    child_check(scenario);
     remove_dir();
 }
 
+static void test_failed_write(void **state) {
+    (void)state;
+    check(failed_write);
+}
+
+static void test_end_of_segment(void **state) {
+    (void)state;
+    check(end_of_segment);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_failed_write)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_failed_write),
+                                       cmocka_unit_test(test_end_of_segment)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
