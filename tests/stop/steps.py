@@ -54,6 +54,7 @@ class Program:
         for old in self.points.iterdir():
             old.unlink()
         env = dict(os.environ, NODELINK_FAILPOINT_DIR=str(self.points))
+        env["TSAN_OPTIONS"] = env.get("TSAN_OPTIONS", "") + ":report_thread_leaks=1"
         counted = {s: a for s, a in actions.items() if "@" in a}
         if counted:
             env["NODELINK_FAILPOINTS"] = ",".join(f"{self.name(s)}={a}" for s, a in counted.items())
