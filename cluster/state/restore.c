@@ -228,6 +228,16 @@ static int fill_task(struct nl_task *task, const Nodelink__V1__TaskRecord *m) {
     return NL_OK;
 }
 
+// Submits with the same id are compared by it.
+static int check_spec_hash(const struct nl_task *task) {
+    uint8_t sha256[sizeof task->spec_sha256];
+    int rv = nl_message_sha256(&task->spec->base, sha256);
+    if (rv == NL_OK && memcmp(sha256, task->spec_sha256, sizeof sha256) != 0) {
+        rv = NL_ECORRUPT;
+    }
+    return rv;
+}
+
 // The record says what the message at hand did, so its hash is that of the bytes.
 static int insert_task(const struct reader *r, struct nl_task_rec *rec, uint32_t agent_slot) {
     struct nl_sum hash =
@@ -249,6 +259,7 @@ static int load_task(const struct reader *r, const Nodelink__V1__TaskRecord *m, 
         return NL_ENOMEM;
     }
     int rv = fill_task(&rec->task, m);
+    rv = rv == NL_OK ? check_spec_hash(&rec->task) : rv;
     if (rv == NL_OK) {
         rv = insert_task(r, rec, agent->head.slot);
     }
