@@ -123,7 +123,7 @@ static void a_task_that_waits_has_a_deadline(void **state) {
     (void)state;
     for (int what = 0; what < 4; what++) {
         Nodelink__V1__TaskSpec spec = NODELINK__V1__TASK_SPEC__INIT;
-        char id[8];
+        char id[16];
         snprintf(id, sizeof id, "t%d", what);
         spec.agent_id = (char *)"a1";
         spec.cmd = (char *)"true";
